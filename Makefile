@@ -1,0 +1,66 @@
+# The two commands of the README are `make run` and `make test`. Each installs what it needs, and can be run again.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := .cache
+STATE ?= $(CACHE)/state
+BOARDS ?= 1
+# ARGS goes to the program behind the target: `make test ARGS="-k plan"`, `make run ARGS="--port 8090"`.
+ARGS ?=
+
+.PHONY: help run test lint bench board spec lock wheel engine clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(CACHE)/packages-%: tools/packages
+	@tools/packages $*
+	@mkdir -p $(CACHE) && touch $@
+
+$(VENV)/runtime: requirements/runtime.lock requirements/build.lock requirements/assets.lock pyproject.toml | $(CACHE)/packages-run
+	@tools/venv $(PYTHON) $(VENV) requirements/runtime.lock
+	@touch $@
+
+$(VENV)/dev: requirements/dev.lock $(VENV)/runtime | $(CACHE)/packages-test
+	@tools/venv $(PYTHON) $(VENV) requirements/dev.lock
+	@touch $@
+
+engine: $(CACHE)/packages-run ## Start Docker Engine where nothing else does
+	@tools/engine
+
+run: $(VENV)/runtime ## Install what is needed and serve on 127.0.0.1:8080
+	@tools/engine || echo "homed starts without Docker Engine and takes it up when it comes"
+	@exec $(BIN)/homed serve --state $(STATE) $(ARGS)
+
+test: $(VENV)/dev lint ## Run all that CI runs (BOARDS=0 leaves out what needs root)
+	@[ "$(BOARDS)" = 0 ] || tools/engine || true
+	@BOARDS=$(BOARDS) $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev ## Check style, types and the arrows between packages
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/dev ## Measure, as ratios within one run (ARGS names single ones)
+	@tools/engine
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+wheel: $(VENV)/dev ## Build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist/*.whl
+
+board: wheel ## Boot a board with homed in it and open a shell there
+	@$(BIN)/python -m tests.boards --wheel $$(ls -t dist/*.whl | head -n1) $(ARGS)
+
+spec: $(VENV)/runtime ## Write api-spec/ anew from the routes
+	@$(BIN)/homed spec api-spec
+
+lock: $(VENV)/dev ## Write requirements/*.lock anew from pyproject.toml
+	@tools/lock $(BIN)
+
+clean: ## Remove what was built here, the boards' root too
+	rm -rf $(VENV) $(CACHE) dist
