@@ -1,0 +1,7 @@
+"""`python -m homed`."""
+
+import sys
+
+from homed.cli import main
+
+sys.exit(main())

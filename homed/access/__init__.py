@@ -1,0 +1,1 @@
+"""Who may do what: keys, the tokens issued for them, and scopes."""

@@ -1,0 +1,112 @@
+"""API keys: `hk_<id>_<secret>`, shown once, kept as a hash.
+
+The secret has 192 random bits, so a plain SHA-256 is enough: there is nothing to guess that a slow hash would slow.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from datetime import datetime
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from homed.access.scopes import Principal, Scope
+from homed.clock import now
+from homed.errors import FieldError, NotFoundError, ValidationError
+from homed.store.base import Store
+
+BUCKET = "keys"
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$")]
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A key as it is stored: `digest` is the hex SHA-256 of the secret."""
+
+    id: str
+    name: str
+    scope: Scope
+    digest: str
+    created_at: datetime
+    expires_at: datetime | None = None
+
+
+class NewKey(NamedTuple):
+    key: Key
+    text: str
+
+
+class Keys:
+    """The keys, held in memory over the store; a key made or revoked by another process is seen within a second."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._by_id: dict[str, Key] = {}
+        self._looked_at = -_SECONDS_BETWEEN_LOOKS
+
+    async def load(self) -> None:
+        records = await self._store.list(BUCKET)
+        keys = [msgspec.json.decode(record.value, type=Key) for record in records]
+        self._by_id = {key.id: key for key in keys}
+        self._looked_at = time.monotonic()
+
+    async def look(self) -> None:
+        """Load again where the last look is more than a second old."""
+        if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            await self.load()
+
+    def all(self) -> list[Key]:
+        return sorted(self._by_id.values(), key=lambda key: key.created_at)
+
+    async def create(self, name: str, scope: Scope, expires_at: datetime | None = None) -> NewKey:
+        """Make a key; its text is never to be had again. ValidationError where the name is not one."""
+        check_name(name)
+        identity, secret = secrets.token_hex(4), secrets.token_hex(24)
+        key = Key(identity, name, scope, _digest(secret), now(), expires_at)
+        await self._store.put(BUCKET, identity, msgspec.json.encode(key), 0)
+        self._by_id[identity] = key
+        return NewKey(key, f"hk_{identity}_{secret}")
+
+    async def revoke(self, identity: str) -> Key:
+        """Revoke a key and with it every token that was issued for it. NotFoundError where there is none."""
+        await self.load()
+        key = self._by_id.get(identity)
+        if key is None:
+            raise NotFoundError(f"there is no key '{identity}'", code="KEY_NOT_FOUND", details={"id": identity})
+        await self._store.delete(BUCKET, identity, None)
+        self._by_id.pop(identity, None)
+        return key
+
+    def get(self, identity: str) -> Key | None:
+        """A key that is valid now."""
+        key = self._by_id.get(identity)
+        if key is None or (key.expires_at is not None and key.expires_at <= now()):
+            return None
+        return key
+
+    def identify(self, text: str) -> Principal | None:
+        """Who holds this key; None where it is none of ours. Compares hashes in constant time."""
+        prefix, _, rest = text.partition("_")
+        identity, _, secret = rest.partition("_")
+        if prefix != "hk" or not secret:
+            return None
+        key = self.get(identity)
+        # An unknown id costs the same comparison as a known one.
+        expected = key.digest if key else "0" * 64
+        if not hmac.compare_digest(_digest(secret), expected) or key is None:
+            return None
+        return Principal(f"key:{key.name}", key.scope, key.id)
+
+
+def check_name(name: str) -> None:
+    try:
+        msgspec.convert(name, KeyName)
+    except msgspec.ValidationError as error:
+        raise ValidationError([FieldError("name", str(error))]) from error
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

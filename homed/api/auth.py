@@ -1,0 +1,58 @@
+"""From a request to its caller: an API key, a token issued for one, or a listener that needs neither."""
+
+from aiohttp import web
+
+from homed.access.keys import Keys
+from homed.access.scopes import ANONYMOUS, LOCAL, Principal, Scope
+from homed.access.tokens import Tokens
+from homed.errors import ForbiddenError, UnauthorizedError
+
+
+def credential(request: web.Request) -> str | None:
+    """What the caller presents: `X-API-Key`, `Authorization: Bearer`, or for sockets (browsers cannot set
+    headers there) `?access_token=`."""
+    headers = request.headers
+    key = headers.get("X-API-Key")
+    if key is not None:
+        return key.strip()
+    authorization = headers.get("Authorization")
+    if authorization is not None:
+        scheme, _, text = authorization.partition(" ")
+        return text.strip() if scheme.lower() == "bearer" else ""
+    if headers.get("Upgrade", "").lower() == "websocket":
+        return request.query.get("access_token")
+    return None
+
+
+class Authenticator:
+    """Tells who calls. `trusted` says whether the request came by a listener that is loopback only."""
+
+    def __init__(self, keys: Keys, tokens: Tokens):
+        self._keys = keys
+        self._tokens = tokens
+
+    async def identify(self, request: web.Request, *, trusted: bool) -> Principal:
+        """UnauthorizedError where something was presented that is not valid, by any listener."""
+        text = credential(request)
+        if text is None:
+            return LOCAL if trusted else ANONYMOUS
+        await self._keys.look()
+        principal = self._keys.identify(text) if text.startswith("hk_") else None
+        if principal is None and text.count(".") == 2:
+            principal = self._tokens.identify(text)
+        if principal is None:
+            raise UnauthorizedError("the key or token is not valid: it is unknown, expired or revoked")
+        return principal
+
+
+def authorize(principal: Principal, needed: Scope | None) -> None:
+    """UnauthorizedError where nobody is known, ForbiddenError where the scope does not suffice."""
+    if needed is None:
+        return
+    if principal.scope is None:
+        raise UnauthorizedError("a key is needed: send it as X-API-Key or as Authorization: Bearer")
+    if not principal.scope.allows(needed):
+        raise ForbiddenError(
+            f"this needs the scope '{needed}'; yours is '{principal.scope}'",
+            details={"needed": str(needed), "held": str(principal.scope)},
+        )

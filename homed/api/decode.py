@@ -1,0 +1,57 @@
+"""From a request's bytes to the types that its route declares."""
+
+import asyncio
+import types
+import typing
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from multidict import MultiMapping
+
+from homed import validation
+from homed.errors import FieldError, MediaTypeError, TooLargeError, ValidationError
+
+_BODY_DEADLINE = 30.0
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The body, at most `limit` bytes of it within half a minute. TooLargeError, ValidationError."""
+    if request.content_length is not None and request.content_length > limit:
+        raise TooLargeError(f"the body may have at most {limit} bytes")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_DEADLINE):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLargeError(f"the body may have at most {limit} bytes")
+    except TimeoutError as error:
+        raise ValidationError([FieldError("", "the body did not arrive in time")]) from error
+    except (web.RequestPayloadError, ValueError) as error:
+        raise ValidationError([FieldError("", f"the body cannot be read: {error}")]) from error
+    return bytes(body)
+
+
+def check_json(request: web.Request) -> None:
+    """Only JSON, said to be JSON: a web page can send the simple types across origins without being asked."""
+    kind = request.content_type
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise MediaTypeError("the body must be application/json")
+
+
+def decode_query(query: MultiMapping[str], kind: type[msgspec.Struct]) -> Any:
+    """A struct from the query string: its tuple fields take a repeated parameter, unknown ones are passed over."""
+    values: dict[str, object] = {}
+    for field in msgspec.structs.fields(kind):
+        name = field.encode_name
+        if name not in query:
+            continue
+        values[name] = query.getall(name) if _is_list(field.type) else query[name]
+    return validation.convert(values, kind, strict=False)
+
+
+def _is_list(kind: Any) -> bool:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(_is_list(member) for member in typing.get_args(kind))
+    return typing.get_origin(kind) in (tuple, list)

@@ -1,0 +1,326 @@
+"""The way of every request: host, origin, caller, limit, scope, body, handler, envelope, audit, metrics, log."""
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from homed import clock, validation
+from homed.access.scopes import ANONYMOUS, Principal
+from homed.api import auth, decode, guard
+from homed.api.limits import Limiter, Verdict, client_of
+from homed.api.routes import Call, Family, Route
+from homed.config import Config, LoggedRequests
+from homed.errors import (
+    ForbiddenError,
+    HomedError,
+    MethodNotAllowedError,
+    MisdirectedError,
+    NotFoundError,
+    RateLimitError,
+    UnauthorizedError,
+)
+from homed.metrics import Metrics
+from homed.store.base import AuditEntry, AuditLog
+
+log = logging.getLogger("api.requests")
+audit_log = logging.getLogger("audit")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
+_HEADERS = "homed.headers"
+_PRINCIPAL = "homed.principal"
+
+
+class Origin(NamedTuple):
+    """Where a request comes from: the peer's address, and whether it came by a listener that is loopback only."""
+
+    address: str
+    trusted: bool
+
+
+class Front:
+    """Serves the routes of the families. `locate` tells a request's origin."""
+
+    def __init__(
+        self,
+        families: Sequence[tuple[Family, Sequence[Route]]],
+        *,
+        config: Callable[[], Config],
+        authenticator: auth.Authenticator,
+        limiter: Limiter,
+        audit: AuditLog,
+        metrics: Metrics,
+        locate: Callable[[web.Request], Origin],
+        hostname: str,
+    ):
+        self._families = [family for family, _ in families]
+        self._routes = [replace(route, family=family) for family, routes in families for route in routes]
+        self._config = config
+        self._authenticator = authenticator
+        self._limiter = limiter
+        self._audit = audit
+        self._metrics = metrics
+        self._locate = locate
+        self._hostname = hostname
+        self._names: frozenset[str] = frozenset()
+        self._changes: set[asyncio.Task[web.StreamResponse]] = set()
+        self.configure(config())
+
+    def configure(self, config: Config) -> None:
+        """Take what changed in the configuration."""
+        self._names = guard.board_names(self._hostname, config.api.hosts)
+        self._limiter.clients = config.api.limits.clients
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        for route in self._routes:
+            app.router.add_route(route.method, route.path, self._entry(route))
+            if route.method == "GET" and not route.socket and not route.streams:
+                app.router.add_route("HEAD", route.path, self._entry(route))
+        fallback = Route("*", "/{path:.*}", self._not_found, "", "", "system", scope=None, documented=False)
+        app.router.add_route("*", fallback.path, self._entry(replace(fallback, family=self._families[0])))
+        app.on_response_prepare.append(_add_headers)
+        app.on_shutdown.append(self._finish_changes)
+        return app
+
+    def _entry(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        assert route.family is not None
+        name = (route.family.name, route.method, route.path if route.documented else "other")
+        seconds = self._metrics.request_seconds.labels(*name)
+        counters = {200: self._metrics.requests.labels(*name, "200")}
+        timed = not route.socket
+
+        async def entry(request: web.Request) -> web.StreamResponse:
+            started = time.perf_counter()
+            status, code = 499, "CLIENT_GONE"
+            given = request.headers.get("X-Request-ID", "")
+            request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+            try:
+                response, code = await self._serve(route, request, request_id)
+                status = response.status
+            finally:
+                duration = time.perf_counter() - started
+                counter = counters.get(status)
+                if counter is None:
+                    counter = counters[status] = self._metrics.requests.labels(*name, str(status))
+                counter.inc()
+                if timed and not isinstance(request.get("homed.stream"), bool):
+                    seconds.observe(duration)
+                self._log(route, request, request_id, status, code, duration)
+            return response
+
+        return entry
+
+    async def _serve(self, route: Route, request: web.Request, request_id: str) -> tuple[web.StreamResponse, str]:
+        headers = {
+            "X-Request-ID": request_id,
+            "Server": "homed",
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        }
+        request[_HEADERS] = headers
+        origin = self._locate(request)
+        code = ""
+        try:
+            response = await self._answer(route, request, request_id, origin, headers)
+        except HomedError as error:
+            response, code = self._render(route, request, error, request_id), error.code
+        except web.HTTPException as error:
+            response, code = error, error.reason
+        except Exception as error:
+            if isinstance(error, ConnectionError):
+                raise
+            log.exception("Request failed", extra={"fields": {"request_id": request_id, "path": request.path}})
+            inner = HomedError("an internal error: the log holds it under this request's id")
+            response, code = self._render(route, request, inner, request_id), inner.code
+        if route.change and response.status not in (401, 421, 429):
+            await self._record(route, request, origin, response.status, code, request_id)
+        return response, code
+
+    async def _answer(
+        self, route: Route, request: web.Request, request_id: str, origin: Origin, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        config = self._config()
+        self._check_host(request, origin)
+        self._check_origin(route, request, config, headers)
+        principal = await self._identify(request, origin, config)
+        request[_PRINCIPAL] = principal
+        if config.api.limits.enabled:
+            client = principal.key_id or client_of(origin.address)
+            verdict = self._limiter.check(client, route.limit, getattr(config.api.limits, route.limit))
+            _limit_headers(headers, verdict)
+            if not verdict.allowed:
+                self._refuse(route.limit, verdict, headers)
+        auth.authorize(principal, route.scope)
+        call = Call(request, principal, request_id, request.match_info)
+        if route.query is not None:
+            call = replace(call, query=decode.decode_query(request.query, route.query))
+        if route.body is not None or route.raw_body is not None:
+            call = replace(call, body=await self._body(route, request, config))
+        if route.change:
+            return await self._finish(self._respond(route, call))
+        return await self._respond(route, call)
+
+    async def _body(self, route: Route, request: web.Request, config: Config) -> object:
+        data = await decode.read_body(request, config.api.body_limit)
+        if data or route.body is not None:
+            decode.check_json(request)
+        return validation.decode_json(data or b"null", route.body or object)
+
+    async def _respond(self, route: Route, call: Call) -> web.StreamResponse:
+        value = await route.handler(call)
+        if isinstance(value, web.StreamResponse):
+            return value
+        assert route.family is not None
+        status = route.status
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int):
+            status, value = value
+        body = msgspec.json.encode(route.family.envelope(value, call))
+        return web.Response(body=body, status=status, content_type="application/json")
+
+    async def _finish(self, work: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
+        """Run a change to its end, also where the client goes away meanwhile."""
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _finish_changes(self, _: web.Application) -> None:
+        if self._changes:
+            await asyncio.wait(self._changes, timeout=5)
+
+    def _check_host(self, request: web.Request, origin: Origin) -> None:
+        host = request.headers.get("Host", "")
+        if origin.address != "unix" and not guard.host_allowed(host, self._names):
+            raise MisdirectedError(
+                f"'{guard.host_name(host)}' is not a name of this board: use its address, or add the name to api.hosts",
+                details={"host": guard.host_name(host)},
+            )
+
+    def _check_origin(self, route: Route, request: web.Request, config: Config, headers: dict[str, str]) -> None:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return
+        allowed = config.api.cors_origins
+        if origin in allowed:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = "X-Request-ID, X-RateLimit-Remaining, X-RateLimit-Reset"
+            headers["Vary"] = "Origin"
+        elif (route.change or route.socket) and not guard.origin_allowed(
+            origin, request.headers.get("Host", ""), request.scheme, allowed
+        ):
+            raise ForbiddenError(
+                f"pages of '{origin}' may not do this: add it to api.cors_origins", code="ORIGIN_NOT_ALLOWED"
+            )
+
+    async def _identify(self, request: web.Request, origin: Origin, config: Config) -> Principal:
+        client = client_of(origin.address)
+        limits = config.api.limits
+        if limits.enabled and auth.credential(request) is not None:
+            verdict = self._limiter.exhausted(client, "failures", limits.failures)
+            if verdict is not None:
+                self._refuse("failures", verdict, request[_HEADERS])
+        try:
+            return await self._authenticator.identify(request, trusted=origin.trusted and not config.api.require_key)
+        except UnauthorizedError:
+            if limits.enabled:
+                self._limiter.check(client, "failures", limits.failures)
+            raise
+
+    def _refuse(self, name: str, verdict: Verdict, headers: dict[str, str]) -> None:
+        self._metrics.rate_limited.labels(name).inc()
+        _limit_headers(headers, verdict)
+        seconds = max(1, -int(-verdict.retry_after // 1))
+        headers["Retry-After"] = str(seconds)
+        raise RateLimitError(
+            f"more than {verdict.limit} requests a minute of the class '{name}': try again in {seconds} s",
+            details={"class": name, "limit": verdict.limit, "retry_after": seconds},
+        )
+
+    async def _not_found(self, call: Call) -> object:
+        request = call.request
+        allowed = sorted({route.method for route in self._routes if _matches(route.path, request.path)})
+        asked = request.headers.get("Access-Control-Request-Method")
+        if request.method == "OPTIONS" and allowed:
+            return self._preflight(request, allowed, asked)
+        if allowed:
+            request[_HEADERS]["Allow"] = ", ".join([*allowed, "OPTIONS"])
+            raise MethodNotAllowedError(f"{request.method} is not for this path; {', '.join(allowed)} is")
+        raise NotFoundError(f"there is nothing at {request.path}: /docs lists what there is")
+
+    def _preflight(self, request: web.Request, allowed: Sequence[str], asked: str | None) -> web.Response:
+        headers = {"Allow": ", ".join([*allowed, "OPTIONS"])}
+        if asked is not None and request.headers.get("Origin") in self._config().api.cors_origins:
+            headers["Access-Control-Allow-Methods"] = ", ".join(allowed)
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key, X-Request-ID"
+            headers["Access-Control-Max-Age"] = "600"
+        return web.Response(status=204, headers=headers)
+
+    def _render(self, route: Route, request: web.Request, error: HomedError, request_id: str) -> web.Response:
+        family = route.family if route.documented else self._family_of(request.path)
+        assert family is not None
+        if isinstance(error, UnauthorizedError):
+            request[_HEADERS]["WWW-Authenticate"] = "Bearer"
+        body = msgspec.json.encode(family.error(error, request_id))
+        return web.Response(body=body, status=error.status, content_type="application/json")
+
+    def _family_of(self, path: str) -> Family:
+        fits = [(len(p), family) for family in self._families for p in family.prefixes if path.startswith(p)]
+        return max(fits, key=lambda fit: fit[0])[1] if fits else self._families[0]
+
+    async def _record(
+        self, route: Route, request: web.Request, origin: Origin, status: int, code: str, request_id: str
+    ) -> None:
+        principal: Principal = request.get(_PRINCIPAL, ANONYMOUS)
+        entry = AuditEntry(
+            0,
+            clock.now(),
+            principal.id,
+            str(route.change),
+            request.path,
+            origin.address,
+            status,
+            code,
+            request_id,
+        )
+        fields = {name: value for name, value in entry._asdict().items() if name not in ("id", "at")}
+        audit_log.info("%s %s: %s", route.change, request.path, status, extra={"fields": fields})
+        await self._audit.append(entry)
+
+    def _log(
+        self, route: Route, request: web.Request, request_id: str, status: int, code: str, duration: float
+    ) -> None:
+        logged = self._config().log.requests
+        if logged is LoggedRequests.NONE or (logged is LoggedRequests.CHANGES and not route.change and status < 500):
+            return
+        fields: dict[str, object] = {
+            "request_id": request_id,
+            "method": request.method,
+            "path": request.path,
+            "status_code": status,
+            "duration_ms": round(duration * 1000, 2),
+        }
+        if code:
+            fields["error_code"] = code
+        log.info("Request processed", extra={"fields": fields})
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in request.get(_HEADERS, {}).items():
+        response.headers.setdefault(name, value)
+
+
+def _limit_headers(headers: dict[str, str], verdict: Verdict) -> None:
+    headers["X-RateLimit-Limit"] = str(verdict.limit)
+    headers["X-RateLimit-Remaining"] = str(verdict.remaining)
+    headers["X-RateLimit-Reset"] = str(int(time.time() + verdict.reset + 0.999))
+
+
+def _matches(pattern: str, path: str) -> bool:
+    return re.fullmatch(re.sub(r"\{[^/]+?\}", "[^/]+", pattern), path) is not None

@@ -1,0 +1,176 @@
+"""The sockets that the API is served on: which they are, whether they are loopback only, TLS, bounded connections."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+
+from aiohttp import web
+
+from homed.api.front import Origin
+from homed.config import Config, parse_address
+from homed.errors import ConfigError
+
+log = logging.getLogger(__name__)
+_BACKLOG = 256
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def addresses(config: Config) -> list[tuple[str, int | None]]:
+    """Every address that the configuration names, the metrics port's too; a port of None is a Unix socket."""
+    found: list[tuple[str, int | None]] = [(config.api.host, config.api.port)]
+    found += [parse_address(text) for text in config.api.listen]
+    if config.monitoring.enabled and config.monitoring.metrics_port is not None:
+        found.append((config.monitoring.metrics_host, config.monitoring.metrics_port))
+    return list(dict.fromkeys(found))
+
+
+def check_exposure(config: Config, *, have_key: bool, sockets: Sequence[socket.socket] = ()) -> None:
+    """Refuse to listen where others can reach it while there is no key. ConfigError says how to make one."""
+    exposed = [f"{host}:{port}" for host, port in addresses(config) if port is not None and not is_loopback(host)]
+    exposed += [f"{host}:{port}" for host, port in map(_name_of, sockets) if port is not None and not is_loopback(host)]
+    if exposed and not have_key:
+        raise ConfigError(
+            f"listening on {', '.join(exposed)} would let anybody there command this board: "
+            "make a key first (homed key create NAME --scope admin), or listen on 127.0.0.1",
+            code="KEY_REQUIRED",
+        )
+
+
+class Listeners:
+    """Serves an application's runner on sockets; knows for each request by which of them it came."""
+
+    def __init__(self, connections: int):
+        self._limit = connections
+        self._trusted: set[tuple[str, int]] = set()
+        self._servers: list[asyncio.Server] = []
+        self._unix: list[Path] = []
+        self.open: list[str] = []
+
+    def locate(self, request: web.Request) -> Origin:
+        transport = request.transport
+        if transport is None:
+            return Origin("gone", trusted=False)
+        name = transport.get_extra_info("sockname")
+        if not isinstance(name, tuple):
+            return Origin("unix", trusted=True)
+        peer = transport.get_extra_info("peername")
+        return Origin(peer[0] if peer else "gone", trusted=(name[0], name[1]) in self._trusted)
+
+    async def start(
+        self,
+        runner: web.BaseRunner,
+        config: Config,
+        passed: Sequence[socket.socket],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        """Bind and listen. What systemd passed takes the place of `api.host` and `api.port`."""
+        wanted = addresses(config)[1:] if passed else addresses(config)
+        sockets = list(passed)
+        for host, port in wanted:
+            sockets += [_unix(Path(host.removeprefix("unix:")))] if port is None else _bind(host, port)
+        for one in sockets:
+            await self._serve(runner, one, tls)
+
+    async def _serve(self, runner: web.BaseRunner, one: socket.socket, tls: ssl.SSLContext | None) -> None:
+        server = runner.server
+        assert server is not None
+        host, port = _name_of(one)
+        if port is None:
+            self._unix.append(Path(host))
+        elif is_loopback(host):
+            self._trusted.add((host, port))
+        one.setblocking(False)
+        loop = asyncio.get_running_loop()
+
+        def connect() -> asyncio.Protocol:
+            return server() if len(server.connections) < self._limit else _Full()
+
+        context = tls if port is not None else None
+        self._servers.append(await loop.create_server(connect, sock=one, backlog=_BACKLOG, ssl=context))
+        shown = f"unix:{host}" if port is None else f"{'https' if tls else 'http'}://{_bracket(host)}:{port}"
+        self.open.append(shown)
+        log.info("Listening on %s", shown)
+
+    def close(self) -> None:
+        """Accept nothing more; what is open is the runner's to end."""
+        for server in self._servers:
+            server.close()
+        for path in self._unix:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+class _Full(asyncio.Protocol):
+    """What a connection past the bound meets: an answer, and the end."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(_FULL)
+        transport.close()
+
+
+def _name_of(one: socket.socket) -> tuple[str, int | None]:
+    name = one.getsockname()
+    return (name[0], name[1]) if isinstance(name, tuple) else (str(name), None)
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    sockets = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            one = socket.socket(family, kind, protocol)
+            sockets.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}", code="CANNOT_LISTEN") from error
+    return sockets
+
+
+def _unix(path: Path) -> socket.socket:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            path.unlink()  # left by a run that was killed
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o117)
+        try:
+            one.bind(str(path))
+        finally:
+            os.umask(before)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}", code="CANNOT_LISTEN") from error
+    return one
+
+
+def runner_for(application: web.Application) -> web.AppRunner:
+    """An idle or half-open connection is ended after 75 s; a handler is cancelled when its client goes."""
+    return web.AppRunner(
+        application, access_log=None, handler_cancellation=True, keepalive_timeout=75, shutdown_timeout=3
+    )

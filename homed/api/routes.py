@@ -1,0 +1,75 @@
+"""What a route declares: from it come decoding, auth, limits, metrics, the audit log and the OpenAPI document."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from homed.access.scopes import Principal, Scope
+from homed.errors import HomedError
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, decoded: `body` and `query` are of the types that the route declares."""
+
+    request: web.Request
+    principal: Principal
+    id: str
+    path: Mapping[str, str]
+    query: Any = None
+    body: Any = None
+
+
+Handler = Callable[[Call], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one path. A handler returns a value of `response`, or an aiohttp response that it made itself.
+
+    `scope` None is open to everybody. `limit` names a class of `config.Limits`. `change` names the act for the
+    audit log; such a handler runs to its end even where the client goes away. `streams` are the media types that
+    it answers with beside JSON; `socket` makes it a WebSocket.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    limit: str
+    scope: Scope | None = Scope.READ
+    response: Any = None
+    status: int = 200
+    body: type[msgspec.Struct] | None = None
+    raw_body: Any = None
+    query: type[msgspec.Struct] | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    errors: Sequence[int] = ()
+    statuses: Sequence[int] = ()
+    change: str | None = None
+    streams: Sequence[str] = ()
+    socket: bool = False
+    documented: bool = True
+    family: "Family | None" = None
+
+
+class ErrorShape(Protocol):
+    """How a family shows an error."""
+
+    def __call__(self, error: HomedError, request_id: str) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An API family: its success envelope, its error shape and its routes. `prefixes` tell whose a wrong path is."""
+
+    name: str
+    title: str
+    prefixes: Sequence[str]
+    error: ErrorShape
+    error_type: type[msgspec.Struct]
+    envelope: Callable[[object, Call], object] = field(default=lambda value, call: value)

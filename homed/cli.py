@@ -1,0 +1,170 @@
+"""The command line: `homed serve`, and what a person does by hand."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from homed import __version__, clock
+from homed.errors import HomedError
+
+_CONFIG = Path("/etc/homed/homed.toml")
+_STATE = Path("/var/lib/homed")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 where it failed, 2 where the call was wrong, 78 where the configuration is."""
+    options = _parser().parse_args(arguments)
+    try:
+        result: int = options.run(options)
+    except HomedError as error:
+        print(f"homed: {error.message}", file=sys.stderr)
+        return 78 if error.code in ("CONFIG_ERROR", "KEY_REQUIRED", "CANNOT_LISTEN") else 1
+    except KeyboardInterrupt:
+        return 130
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="homed", description="The daemon on each board of an edge appliance.")
+    parser.add_argument("--version", action="version", version=f"homed {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    state = Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or _STATE)
+    common.add_argument("--config", type=Path, default=_CONFIG, help=f"the TOML file (default: {_CONFIG})")
+    common.add_argument("--state", type=Path, default=state, help=f"the state directory (default: {state})")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", parents=[common], help="run the daemon")
+    serve.add_argument("--host", help="listen here instead of api.host")
+    serve.add_argument("--port", type=int, help="listen here instead of api.port")
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check-config", parents=[common], help="say whether the configuration is right")
+    check.set_defaults(run=_check_config)
+
+    spec = commands.add_parser("spec", help="write openapi.json and asyncapi.json into a folder")
+    spec.add_argument("folder", type=Path)
+    spec.set_defaults(run=_spec)
+
+    key = commands.add_parser("key", help="make, list and revoke API keys").add_subparsers(required=True, metavar="ACT")
+    create = key.add_parser("create", parents=[common], help="make a key and print it, once")
+    create.add_argument("name")
+    create.add_argument("--scope", choices=["read", "operate", "admin"], required=True)
+    create.add_argument("--days", type=float, help="how long it is valid (default: until revoked)")
+    create.set_defaults(run=lambda o: asyncio.run(_create_key(o)))
+    listing = key.add_parser("list", parents=[common], help="list the keys")
+    listing.set_defaults(run=lambda o: asyncio.run(_list_keys(o)))
+    revoke = key.add_parser("revoke", parents=[common], help="revoke a key and its tokens")
+    revoke.add_argument("id")
+    revoke.set_defaults(run=lambda o: asyncio.run(_revoke_key(o)))
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from homed.daemon import Daemon
+    from homed.host import journal, notify
+    from homed.settings import Settings
+
+    given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
+    override = {"api": given} if given else None
+    settings = Settings(options.config, options.state / "config.json", override=override)
+    sink = journal.configure(settings.current.log.level)
+    notifier = notify.Notifier()
+    try:
+        passed = [one.socket for one in notify.listen_sockets()]
+
+        async def run() -> None:
+            await Daemon(settings, options.state, notifier, sink, passed).run()
+
+        asyncio.run(run())
+    except HomedError as error:
+        notifier.status(f"Cannot start: {error.message}")
+        raise
+    except Exception:
+        logging.getLogger(__name__).critical("homed failed", exc_info=True)
+        return 1
+    finally:
+        sink.close()
+    return 0
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from homed.settings import Settings
+
+    Settings(options.config, options.state / "config.json")
+    print(f"{options.config}: right")
+    return 0
+
+
+def _spec(options: argparse.Namespace) -> int:
+    import tempfile
+
+    from homed.daemon import Daemon
+    from homed.host.notify import Notifier
+    from homed.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+
+        async def documents() -> None:
+            daemon = Daemon(Settings(state / "none.toml", state / "none.json"), state, Notifier({}))
+            options.folder.mkdir(parents=True, exist_ok=True)
+            for name, document in zip(("openapi", "asyncapi"), daemon.specifications(), strict=True):
+                text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+                (options.folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+
+        asyncio.run(documents())
+    return 0
+
+
+async def _create_key(options: argparse.Namespace) -> int:
+    from homed.access.keys import Keys
+    from homed.access.scopes import Scope
+    from homed.store.sqlite import SqliteStore
+
+    store = SqliteStore(options.state / "homed.db")
+    await store.open()
+    try:
+        expires = clock.now() + timedelta(days=options.days) if options.days else None
+        made = await Keys(store).create(options.name, Scope(options.scope), expires)
+    finally:
+        await store.close()
+    print(made.text)
+    print(f"This is key {made.key.id}; it is shown this once and not kept.", file=sys.stderr)
+    return 0
+
+
+async def _list_keys(options: argparse.Namespace) -> int:
+    from homed.access.keys import Keys
+    from homed.store.sqlite import SqliteStore
+
+    store = SqliteStore(options.state / "homed.db")
+    await store.open()
+    try:
+        keys = Keys(store)
+        await keys.load()
+    finally:
+        await store.close()
+    for key in keys.all():
+        expires = clock.rfc3339(key.expires_at) if key.expires_at else "never"
+        print(f"{key.id}  {key.scope:8} {key.name:24} made {clock.rfc3339(key.created_at)}  expires {expires}")
+    return 0
+
+
+async def _revoke_key(options: argparse.Namespace) -> int:
+    from homed.access.keys import Keys
+    from homed.store.sqlite import SqliteStore
+
+    store = SqliteStore(options.state / "homed.db")
+    await store.open()
+    try:
+        key = await Keys(store).revoke(options.id)
+    finally:
+        await store.close()
+    print(f"Revoked {key.id} ({key.name}) and every token issued for it.")
+    return 0

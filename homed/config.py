@@ -1,0 +1,285 @@
+"""The configuration: what may be set, its defaults and bounds, and how files become one checked value.
+
+Two layers are merged and then checked whole: the owner's TOML file, and over it the overlay (JSON) that holds
+what was changed through the API. Nothing here touches the running daemon: see `settings.py`.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from homed import validation
+from homed.errors import ConfigError, FieldError, ValidationError
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
+PerMinute = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the configuration; a field that it does not know is an error, so a typing mistake is seen."""
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LoggedRequests(StrEnum):
+    ALL = "all"
+    CHANGES = "changes"
+    NONE = "none"
+
+
+class Tls(Section, frozen=True):
+    """With `enabled` and no files named, a self-signed certificate is made in the state directory."""
+
+    enabled: bool = False
+    certificate: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValidationError([FieldError("certificate" if self.key else "key", "goes with the other file")])
+
+
+class Limits(Section, frozen=True):
+    """Requests a minute and client, by class; `clients` bounds the memory: how many clients are remembered."""
+
+    enabled: bool = True
+    health: PerMinute = 60
+    services: PerMinute = 30
+    containers: PerMinute = 20
+    backups: PerMinute = 10
+    updates: PerMinute = 5
+    system: PerMinute = 60
+    metrics: PerMinute = 120
+    docs: PerMinute = 120
+    failures: PerMinute = 30
+    clients: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
+
+
+class Api(Section, frozen=True):
+    """`listen` adds addresses (`127.0.0.1:8081`, `[::1]:3000`, `unix:/run/homed/api.sock`) to `host` and `port`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    listen: tuple[str, ...] = ()
+    tls: Tls = Tls()
+    hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    require_key: bool = False
+    token_lifetime: Annotated[int, Meta(ge=10, le=86_400)] = 900
+    connections: Annotated[int, Meta(ge=8, le=65_536)] = 256
+    sockets: Annotated[int, Meta(ge=1, le=65_536)] = 64
+    body_limit: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        errors = [
+            FieldError(f"cors_origins[{i}]", "must be like https://host or https://host:port, without a path")
+            for i, origin in enumerate(self.cors_origins)
+            if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin)
+        ]
+        for i, address in enumerate(self.listen):
+            try:
+                parse_address(address)
+            except ValueError as error:
+                errors.append(FieldError(f"listen[{i}]", str(error)))
+        if errors:
+            raise ValidationError(errors)
+
+
+class Monitoring(Section, frozen=True):
+    """`health_check_interval` is how often (seconds) the engine is asked for what its events may have missed."""
+
+    enabled: bool = True
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port | None = None
+    health_check_interval: Annotated[float, Meta(ge=1, le=3600)] = 30
+    stats_interval: Annotated[float, Meta(ge=1, le=3600)] = 30
+
+
+class Containers(Section, frozen=True):
+    """How services are kept. The `allow_` fields give a container power over the board: see SECURITY.md."""
+
+    engine: str = "unix:///var/run/docker.sock"
+    allow_privileged: bool = False
+    allow_host_root: bool = False
+    allow_docker_socket: bool = False
+    settle_time: Seconds = 10
+    start_timeout: Seconds = 180
+    backoff_first: Seconds = 1
+    backoff_limit: Seconds = 300
+    followers: Annotated[int, Meta(ge=1, le=4096)] = 64
+
+    def __post_init__(self) -> None:
+        if not self.engine.startswith(("unix:///", "tcp://")):
+            raise ValidationError([FieldError("engine", "must be unix:///path or tcp://host:port")])
+
+
+class Log(Section, frozen=True):
+    level: LogLevel = LogLevel.INFO
+    requests: LoggedRequests = LoggedRequests.ALL
+
+
+class Config(Section, frozen=True):
+    """All of it; the API shows it under `orchestrator`."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)] = "homed"
+    api: Api = Api()
+    monitoring: Monitoring = Monitoring()
+    containers: Containers = Containers()
+    log: Log = Log()
+
+
+# What takes effect only when the sockets and connections are made anew.
+NEEDS_RESTART = (
+    "api.host",
+    "api.port",
+    "api.listen",
+    "api.tls",
+    "api.connections",
+    "monitoring.metrics_host",
+    "monitoring.metrics_port",
+    "containers.engine",
+)
+# What gives power over the board itself is for who can write the file, not for who holds a key.
+FILE_ONLY = (
+    "containers.allow_privileged",
+    "containers.allow_host_root",
+    "containers.allow_docker_socket",
+    "containers.engine",
+)
+
+
+def parse_address(text: str) -> tuple[str, int | None]:
+    """`host:port`, `[v6]:port` or `unix:/path` (its port is None). ValueError where it is none of these."""
+    if text.startswith("unix:/"):
+        return text, None
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("must be host:port, [address]:port or unix:/path")
+    return host.strip("[]"), int(port)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep merge: tables merge, anything else in `over` wins, and None in `over` takes the field out.
+
+    So a None in a change to the overlay makes the field go back to what the file says.
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = merge(below if isinstance(below, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def check(data: Mapping[str, Any]) -> Config:
+    """Plain data into a Config; ValidationError names every wrong field."""
+    return validation.convert(data, Config)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The owner's file; a file that is not there is empty. ConfigError says the line and what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    try:
+        check(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_located(text, error))) from error
+    return data
+
+
+def read_overlay(path: Path) -> dict[str, Any]:
+    """What was changed through the API. ConfigError says the line and what is wrong."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: line 1: must be a JSON object")
+    return data
+
+
+def load(file: Path, overlay_file: Path) -> tuple[Config, dict[str, Any], dict[str, Any]]:
+    """Both layers, checked alone and merged: (the configuration, the file's data, the overlay's data)."""
+    base = read_file(file)
+    over = read_overlay(overlay_file)
+    try:
+        return check(merge(base, over)), base, over
+    except ValidationError as error:
+        text = overlay_file.read_text(encoding="utf-8")
+        raise ConfigError(f"{overlay_file} over {file}: " + "; ".join(_located(text, error))) from error
+
+
+def changed_fields(old: object, new: object, path: str = "") -> Iterator[str]:
+    """The dotted paths of the fields that differ between two values of the configuration."""
+    if isinstance(old, Section) and isinstance(new, Section):
+        for field in msgspec.structs.fields(type(old)):
+            below = f"{path}.{field.name}" if path else field.name
+            yield from changed_fields(getattr(old, field.name), getattr(new, field.name), below)
+    elif old != new:
+        yield path
+
+
+def under(path: str, prefixes: tuple[str, ...]) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _located(text: str, error: ValidationError) -> Iterator[str]:
+    for wrong in error.errors:
+        line = line_of(text, wrong.field)
+        where = f"line {line}: " if line else ""
+        yield f"{where}{wrong.field or 'the file'}: {wrong.message}"
+
+
+def line_of(text: str, field: str) -> int | None:
+    """The line (from 1) that sets `field` (`api.limits.health`) in TOML or indented JSON, as well as it can be told.
+
+    Neither tomllib nor json keep positions. A path is followed through `[tables]` and `"nested": {`
+    by its own segments, and the line of the longest part found is given.
+    """
+    segments = re.sub(r"\[\d+\]", "", field).split(".")
+    table: list[str] = []
+    best: tuple[int, int] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+\s*(#.*)?$", line)
+        key = re.match(r"""\s*["']?([A-Za-z0-9_.\-]+)["']?\s*[=:]""", line)
+        if header:
+            table = [part.strip(" \"'") for part in header[1].split(".")]
+            found = table
+        elif key:
+            found = table + key[1].split(".")
+        else:
+            continue
+        depth = len(found) if segments[: len(found)] == found else 0
+        if not depth and key and key[1] == segments[-1] and not table:
+            depth = 1  # JSON: nesting is not followed, the last name is
+        if depth and (best is None or depth > best[0]):
+            best = (depth, number)
+    return best[1] if best else None

@@ -1,0 +1,1 @@
+"""Containers: the engine, the view of what it has, and the services that are kept running in it."""

@@ -1,0 +1,96 @@
+"""From a service's spec to what Docker Engine is told (`POST /containers/create`), and the digest of it."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from homed.containers.spec import (
+    DIGEST_LABEL,
+    MANAGED_LABEL,
+    SERVICE_LABEL,
+    HealthCheck,
+    ServiceSpec,
+    arguments,
+    memory_bytes,
+    parse_device,
+    parse_port,
+    parse_volume,
+)
+
+BUILT_IN_NETWORKS = frozenset({"bridge", "host", "none", "default"})
+_NANOSECONDS = 1_000_000_000
+
+
+def digest(name: str, spec: ServiceSpec) -> str:
+    """What a container is told by: two specs with one digest need no new container."""
+    return hashlib.sha256(msgspec.json.encode(_configuration(name, spec), order="deterministic")).hexdigest()[:16]
+
+
+def configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:
+    """The body for the engine. homed supervises, so the engine's own restart policy is off."""
+    body = _configuration(name, spec)
+    body["Labels"] = {**body["Labels"], DIGEST_LABEL: digest(name, spec)}
+    return body
+
+
+def _configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:
+    ports = [parse_port(text) for text in spec.ports]
+    body: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": [f"{key}={value}" for key, value in sorted(spec.environment.items())],
+        "Labels": {**spec.labels, MANAGED_LABEL: "true", SERVICE_LABEL: name},
+        "ExposedPorts": {f"{p.port}/{p.protocol}": {} for p in ports},
+        "HostConfig": _host(spec),
+    }
+    if spec.command is not None:
+        body["Cmd"] = arguments(spec.command)
+    if spec.entrypoint is not None:
+        body["Entrypoint"] = arguments(spec.entrypoint)
+    if spec.user is not None:
+        body["User"] = spec.user
+    if spec.health_check is not None:
+        body["Healthcheck"] = _health(spec.health_check)
+    if spec.network not in BUILT_IN_NETWORKS:
+        # The alias keeps the service's name resolvable while a container that replaces it has another name.
+        body["NetworkingConfig"] = {"EndpointsConfig": {spec.network: {"Aliases": [name]}}}
+    return body
+
+
+def _host(spec: ServiceSpec) -> dict[str, Any]:
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for port in map(parse_port, spec.ports):
+        host_port = "" if port.host_port is None else str(port.host_port)
+        bindings.setdefault(f"{port.port}/{port.protocol}", []).append({"HostIp": port.address, "HostPort": host_port})
+    binds = []
+    for volume in map(parse_volume, spec.volumes):
+        binds.append(f"{volume.source}:{volume.target}:{'ro' if volume.read_only else 'rw'}")
+    devices = [
+        {"PathOnHost": d.source, "PathInContainer": d.target, "CgroupPermissions": d.permissions}
+        for d in map(parse_device, spec.devices)
+    ]
+    return {
+        "Binds": binds,
+        "PortBindings": bindings,
+        "NetworkMode": spec.network,
+        "Devices": devices,
+        "Memory": 0 if spec.memory is None else memory_bytes(spec.memory),
+        "NanoCpus": 0 if spec.cpus is None else int(spec.cpus * _NANOSECONDS),
+        "ReadonlyRootfs": spec.read_only,
+        "Tmpfs": dict.fromkeys(spec.tmpfs, ""),
+        "Privileged": spec.privileged,
+        "RestartPolicy": {"Name": "no"},
+        # Bounded, or a chatty container fills the board's disk.
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+    }
+
+
+def _health(check: HealthCheck) -> dict[str, Any]:
+    test = ["CMD-SHELL", check.command] if isinstance(check.command, str) else ["CMD", *check.command]
+    return {
+        "Test": test,
+        "Interval": int(check.interval * _NANOSECONDS),
+        "Timeout": int(check.timeout * _NANOSECONDS),
+        "Retries": check.retries,
+        "StartPeriod": int(check.start_period * _NANOSECONDS),
+    }

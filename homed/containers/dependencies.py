@@ -1,0 +1,26 @@
+"""The order that `depends_on` gives: cycles are refused, and who waits for whom is known."""
+
+from collections.abc import Iterable, Mapping
+
+
+def cycle(graph: Mapping[str, Iterable[str]], start: str) -> list[str]:
+    """A cycle through `start` as the names along it (`a, b, a`); empty where there is none."""
+    trail: list[tuple[str, list[str]]] = [(start, list(graph.get(start, ())))]
+    seen: set[str] = set()
+    while trail:
+        left = trail[-1][1]
+        if not left:
+            trail.pop()
+            continue
+        following = left.pop()
+        if following == start:
+            return [name for name, _ in trail] + [start]
+        if following not in seen:
+            seen.add(following)
+            trail.append((following, list(graph.get(following, ()))))
+    return []
+
+
+def dependents(graph: Mapping[str, Iterable[str]], name: str) -> list[str]:
+    """Who names `name` directly."""
+    return sorted(other for other, names in graph.items() if name in names)

@@ -1,0 +1,179 @@
+"""Docker Engine's calls, by docker-py on threads of its own. Streams (events, logs) are in `streams.py`.
+
+Every error becomes an EngineError with what the engine said; EngineUnavailableError where it cannot be reached.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from homed.containers.spec import MANAGED_LABEL, Registry
+from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+T = TypeVar("T")
+Observe = Callable[[str], Callable[[float, bool], None]]
+log = logging.getLogger(__name__)
+_TIMEOUT = 60
+_QUICK_THREADS = 6
+_SLOW_THREADS = 24
+
+
+class Engine:
+    """The engine at `address` (`unix:///…` or `tcp://…`). Quick calls never wait behind slow ones (stop, pull)."""
+
+    def __init__(self, address: str, observe: Observe):
+        self.address = address
+        self._observe = observe
+        self._client: APIClient | None = None
+        self._connecting = threading.Lock()
+        self._quick = ThreadPoolExecutor(_QUICK_THREADS, thread_name_prefix="docker")
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="docker-slow")
+
+    async def version(self) -> dict[str, Any]:
+        return await self._call("version", lambda c: dict(c.version()))
+
+    async def list_ids(self) -> list[tuple[str, str]]:
+        """Every container's id and state, in Docker's words."""
+        listed = await self._call("list", lambda c: c.containers(all=True))
+        return [(one["Id"], one["State"]) for one in listed]
+
+    async def inspect(self, container: str) -> dict[str, Any]:
+        """What the engine knows of a container. NotFoundError (CONTAINER_NOT_FOUND)."""
+        return await self._call("inspect", lambda c: dict(c.inspect_container(container)))
+
+    async def stats(self, container: str) -> dict[str, Any]:
+        """One sample at once; the engine's own wait for a second one is left out."""
+        return await self._call("stats", lambda c: dict(c.stats(container, stream=False, one_shot=True)))
+
+    async def has_image(self, image: str) -> bool:
+        try:
+            await self._call("inspect_image", lambda c: c.inspect_image(image))  # type: ignore[no-untyped-call]
+        except NotFoundError:
+            return False
+        return True
+
+    async def pull(self, image: str, registry: Registry | None, progress: Callable[[dict[str, Any]], None]) -> None:
+        """Pull an image; `progress` is called on the event loop with the engine's own messages."""
+        loop = asyncio.get_running_loop()
+        given_up = threading.Event()
+        auth = None if registry is None else {"username": registry.username, "password": registry.password}
+
+        def run(client: "APIClient") -> None:
+            name, tag = split_image(image)
+            messages: Iterator[dict[str, Any]] = client.pull(name, tag=tag, stream=True, decode=True, auth_config=auth)
+            for message in messages:
+                if given_up.is_set():
+                    return
+                if "error" in message:
+                    raise EngineError(str(message["error"]), details={"image": image})
+                loop.call_soon_threadsafe(progress, message)
+
+        try:
+            await self._call("pull", run, slow=True)
+        finally:
+            given_up.set()  # where the waiting was cancelled, the thread stops at the next message
+
+    async def create(self, name: str, configuration: dict[str, Any]) -> str:
+        """Make a container and return its id. ConflictError where the name is taken."""
+        created = await self._call(
+            "create",
+            lambda c: c.create_container_from_config(configuration, name),  # type: ignore[no-untyped-call]
+        )
+        for warning in created.get("Warnings") or ():
+            log.warning("Docker on creating %s: %s", name, warning)
+        return str(created["Id"])
+
+    async def ensure_network(self, name: str) -> None:
+        """Make a bridge network of this name where there is none."""
+
+        def run(client: "APIClient") -> None:
+            if not any(network["Name"] == name for network in client.networks(names=[name])):
+                client.create_network(name, driver="bridge", labels={MANAGED_LABEL: "true"}, check_duplicate=True)
+
+        await self._call("create_network", run)
+
+    async def start(self, container: str) -> None:
+        await self._call("start", lambda c: c.start(container), slow=True)
+
+    async def stop(self, container: str, timeout: int) -> None:
+        """Ask it to end, and kill it after `timeout` seconds."""
+        await self._call("stop", lambda c: c.stop(container, timeout=timeout), slow=True)
+
+    async def remove(self, container: str) -> None:
+        """Remove a container (not its volumes), whatever it does."""
+        await self._call("remove", lambda c: c.remove_container(container, force=True), slow=True)
+
+    async def rename(self, container: str, name: str) -> None:
+        await self._call("rename", lambda c: c.rename(container, name))
+
+    async def close(self) -> None:
+        # Threads that wait for a slow engine must not hold up the end of the daemon.
+        self._quick.shutdown(wait=False, cancel_futures=True)
+        self._slow.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
+
+    async def _call(self, name: str, act: "Callable[[APIClient], T]", *, slow: bool = False) -> T:
+        observe = self._observe(name)
+        started, worked = time.perf_counter(), False
+        loop = asyncio.get_running_loop()
+        try:
+            result = await loop.run_in_executor(self._slow if slow else self._quick, self._run, act)
+        except NotFoundError:
+            worked = True  # an answer like any other
+            raise
+        else:
+            worked = True
+            return result
+        finally:
+            observe(time.perf_counter() - started, worked)
+
+    def _run(self, act: "Callable[[APIClient], T]") -> T:
+        # docker-py and what it imports cost 8 MB and 40 ms: paid on this thread, when first used.
+        import requests
+        from docker import errors
+
+        try:
+            return act(self._connected())
+        except EngineError:
+            raise
+        except errors.NotFound as error:
+            raise NotFoundError(said(error), code="CONTAINER_NOT_FOUND") from error
+        except errors.APIError as error:
+            if error.response is not None and error.response.status_code == 409:
+                raise ConflictError(said(error), code="DOCKER_ERROR") from error
+            raise EngineError(said(error)) from error
+        except requests.exceptions.ReadTimeout as error:
+            raise EngineUnavailableError(f"Docker Engine did not answer within {_TIMEOUT} s") from error
+        except (errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise EngineUnavailableError(f"Docker Engine cannot be reached at {self.address}") from error
+
+    def _connected(self) -> "APIClient":
+        with self._connecting:
+            if self._client is None:
+                from docker import APIClient
+
+                self._client = APIClient(base_url=self.address, version="auto", timeout=_TIMEOUT, max_pool_size=32)
+            return self._client
+
+
+def said(error: Any) -> str:
+    """What the engine said, without docker-py's words around it."""
+    explanation = getattr(error, "explanation", None) or str(error)
+    return str(explanation.decode() if isinstance(explanation, bytes) else explanation).strip()
+
+
+def split_image(image: str) -> tuple[str, str | None]:
+    """`name` and tag or digest: `registry:5000/app:1` is (`registry:5000/app`, `1`); without a tag `latest`."""
+    if "@" in image:
+        return image, None
+    head, slash, tail = image.rpartition("/")
+    name, colon, tag = tail.partition(":")
+    return f"{head}{slash}{name}", tag if colon else "latest"

@@ -1,0 +1,158 @@
+"""Doing the steps of a plan. Each does one thing, and leaves the view as fresh as the engine's own answer."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from homed.config import Containers
+from homed.containers import creation, plan, policy
+from homed.containers.engine import Engine
+from homed.containers.plan import Step
+from homed.containers.records import Service
+from homed.containers.services import Services
+from homed.containers.view import View
+from homed.errors import ConflictError, EngineError, HomedError, NotFoundError
+from homed.events import Events
+
+Count = Callable[[str, bool], None]
+Progress = Callable[[Mapping[str, object]], None]
+_SECONDS_BETWEEN_PROGRESS = 0.5
+
+
+class Executor:
+    """`allowed` gives what containers may ask of the board; `count` is told of each step and whether it worked."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        view: View,
+        services: Services,
+        events: Events,
+        allowed: Callable[[], Containers],
+        state: Path,
+        count: Count,
+    ):
+        self._engine = engine
+        self._view = view
+        self._services = services
+        self._events = events
+        self._allowed = allowed
+        self._state = state
+        self._count = count
+
+    async def image_present(self, image: str) -> bool:
+        return await self._engine.has_image(image)
+
+    async def run(self, step: Step, service: Service, progress: Progress) -> None:
+        """Take one step. HomedError where it failed; what is gone already counts as removed and stopped."""
+        act: Callable[[], Awaitable[None]] = {
+            plan.PULL: lambda: self._pull(service, progress),
+            plan.CREATE: lambda: self._create(step, service),
+            plan.START: lambda: self._start(step),
+            plan.STOP: lambda: self._stop(step),
+            plan.REMOVE: lambda: self._remove(step),
+            plan.RENAME: lambda: self._rename(step),
+            plan.CONFIRM: lambda: self._services.confirm(service.name),
+            plan.REJECT: lambda: self._reject(step, service),
+            plan.RESTARTED: lambda: self._services.restarted(service.name),
+            plan.FORGET: lambda: self._services.forget(service.name),
+        }[step.act]
+        try:
+            await act()
+        except HomedError:
+            self._count(step.act, False)
+            raise
+        self._count(step.act, True)
+
+    async def _create(self, step: Step, service: Service) -> None:
+        spec = service.effective
+        refused = policy.violations(spec, self._allowed(), self._state)
+        if refused:
+            raise EngineError("; ".join(f"{e.field}: {e.message}" for e in refused), code="NOT_ALLOWED")
+        if spec.network not in creation.BUILT_IN_NETWORKS:
+            await self._engine.ensure_network(spec.network)
+        body = creation.configuration(service.name, spec)
+        await self._view.refresh(await self._engine.create(step.name, body))
+
+    async def _start(self, step: Step) -> None:
+        try:
+            await self._engine.start(step.container)
+        finally:
+            await self._view.refresh(step.container)
+
+    async def _stop(self, step: Step) -> None:
+        try:
+            await self._engine.stop(step.container, step.timeout)
+        except NotFoundError:
+            pass
+        finally:
+            await self._view.refresh(step.container)
+
+    async def _remove(self, step: Step) -> None:
+        try:
+            await self._engine.remove(step.container)
+        except NotFoundError:
+            pass
+        except ConflictError as error:
+            if "already in progress" not in error.message:
+                raise
+        finally:
+            await self._view.refresh(step.container)
+
+    async def _rename(self, step: Step) -> None:
+        await self._engine.rename(step.container, step.name)
+        await self._view.refresh(step.container)
+
+    async def _reject(self, step: Step, service: Service) -> None:
+        await self._services.reject(service.name, service.digest, step.text)
+        self._events.publish("service.rolled_back", {"name": service.name, "reason": step.text})
+
+    async def _pull(self, service: Service, progress: Progress) -> None:
+        image = service.effective.image
+        pulling = Pulling(image)
+        told_at = 0.0
+
+        def tell(message: dict[str, Any]) -> None:
+            nonlocal told_at
+            pulling.take(message)
+            if time.monotonic() - told_at >= _SECONDS_BETWEEN_PROGRESS:
+                told_at = time.monotonic()
+                progress(pulling.shown())
+                self._events.publish("image.pull", {"service": service.name, **pulling.shown()})
+
+        self._events.publish("image.pull", {"service": service.name, **pulling.shown()})
+        try:
+            await self._engine.pull(image, service.effective.registry, tell)
+        except HomedError as error:
+            data = {"service": service.name, "image": image, "message": error.message}
+            self._events.publish("image.pull_failed", data)
+            raise
+        self._events.publish("image.pulled", {"service": service.name, "image": image})
+
+
+class Pulling:
+    """How far a pull is, summed over the layers that the engine tells of: bytes, where it gives them."""
+
+    def __init__(self, image: str):
+        self._image = image
+        self._status = "starting"
+        self._layers: dict[str, tuple[int, int]] = {}
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        self._status = str(message.get("status", self._status))
+        detail = message.get("progressDetail") or {}
+        if message.get("id") and detail.get("total") and self._status == "Downloading":
+            self._layers[str(message["id"])] = (int(detail.get("current", 0)), int(detail["total"]))
+
+    def shown(self) -> dict[str, object]:
+        current = sum(done for done, _ in self._layers.values())
+        total = sum(total for _, total in self._layers.values())
+        percent = round(100 * current / total, 1) if total else None
+        return {
+            "image": self._image,
+            "status": self._status,
+            "current": current,
+            "total": total,
+            "percent": percent,
+        }

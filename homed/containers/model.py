@@ -1,0 +1,104 @@
+"""What the engine has, as far as homed looks at it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from homed import clock
+from homed.containers.spec import DIGEST_LABEL, MANAGED_LABEL, SERVICE_LABEL
+
+_NEVER = "0001-01-01T00:00:00Z"
+
+
+class State(StrEnum):
+    """Docker's words, but for `stopped`, which it calls exited."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    REMOVING = "removing"
+    STOPPED = "stopped"
+    DEAD = "dead"
+
+
+class Port(msgspec.Struct, frozen=True):
+    private_port: int
+    public_port: int | None
+    type: str
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """A container at one moment. `health` is healthy, unhealthy, starting, or None where it has no check."""
+
+    id: str
+    name: str
+    image: str
+    state: State
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    error: str = ""
+    health: str | None = None
+    tty: bool = False
+    ports: tuple[Port, ...] = ()
+    managed: bool = False
+    service: str | None = None
+    digest: str | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.state in (State.RUNNING, State.PAUSED, State.RESTARTING)
+
+
+def from_inspect(data: Mapping[str, Any]) -> Container:
+    """From `GET /containers/{id}/json`."""
+    state, config = data["State"], data["Config"]
+    labels = config.get("Labels") or {}
+    return Container(
+        id=data["Id"],
+        name=data["Name"].lstrip("/"),
+        image=config["Image"],
+        state=state_of(state["Status"]),
+        created_at=clock.parse(data["Created"]),
+        started_at=_moment(state.get("StartedAt")),
+        finished_at=_moment(state.get("FinishedAt")),
+        exit_code=None if state["Status"] in ("created", "running", "paused") else state.get("ExitCode"),
+        out_of_memory=bool(state.get("OOMKilled")),
+        error=state.get("Error") or "",
+        health=_health(state),
+        tty=bool(config.get("Tty")),
+        ports=_ports((data.get("NetworkSettings") or {}).get("Ports") or {}),
+        managed=labels.get(MANAGED_LABEL) == "true",
+        service=labels.get(SERVICE_LABEL),
+        digest=labels.get(DIGEST_LABEL),
+    )
+
+
+def state_of(status: str) -> State:
+    return State.STOPPED if status == "exited" else State(status)
+
+
+def _health(state: Mapping[str, Any]) -> str | None:
+    status = (state.get("Health") or {}).get("Status")
+    return None if status in (None, "none", "") else str(status)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if not text or text == _NEVER else clock.parse(text)
+
+
+def _ports(ports: Mapping[str, Any]) -> tuple[Port, ...]:
+    found: dict[tuple[int, int | None, str], Port] = {}
+    for key, bindings in ports.items():
+        number, _, kind = key.partition("/")
+        for binding in bindings or [None]:
+            public = int(binding["HostPort"]) if binding and binding.get("HostPort") else None
+            # Docker names an IPv4 and an IPv6 binding of one port: one row is enough.
+            found[int(number), public, kind] = Port(int(number), public, kind)
+    return tuple(found.values())

@@ -1,0 +1,253 @@
+"""What to do next for one service: a pure function from what is wanted and what is there to steps, or a reason.
+
+The steps of one plan are taken in order until one fails; then, and after the last, it is planned anew from what
+is there by then. So a plan never has to foresee anything, and a homed that was killed in its middle carries on.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from homed.containers.backoff import NONE, Failures
+from homed.containers.model import Container, State
+
+
+class Wanted(NamedTuple):
+    """`digest` names the container's configuration (`creation.digest`).
+
+    `confirmed`: it has run well. `can_fall_back`: another one has, and takes its place if this one does not.
+    """
+
+    name: str
+    digest: str
+    run: bool
+    removed: bool = False
+    restart: bool = False
+    confirmed: bool = False
+    can_fall_back: bool = False
+    restart_policy: str = "unless-stopped"
+    stop_timeout: int = 10
+    why_not: str = "stopped"
+
+    @property
+    def on_trial(self) -> bool:
+        return self.can_fall_back and not self.confirmed
+
+
+class Dependency(NamedTuple):
+    name: str
+    ready: bool
+    message: str
+
+
+class Actual(NamedTuple):
+    """`containers` are the service's own; `name_taken` is a foreign container that has the service's name."""
+
+    containers: tuple[Container, ...]
+    image_present: bool = True
+    name_taken: str | None = None
+    dependencies: tuple[Dependency, ...] = ()
+    failures: Failures = NONE
+    pull: Failures = NONE
+
+
+class Timing(NamedTuple):
+    """`now` is wall-clock for the engine's times, `mono` is for waits; the rest are seconds."""
+
+    now: datetime
+    mono: float
+    settle: float
+    start_timeout: float
+
+
+class Step(NamedTuple):
+    """An act on a container. `act` is one of the names below; `container` is its id; `name` and `text` as it needs."""
+
+    act: str
+    container: str = ""
+    name: str = ""
+    text: str = ""
+    timeout: int = 10
+
+
+PULL, CREATE, START, STOP, REMOVE, RENAME = "pull", "create", "start", "stop", "remove", "rename"
+# A configuration on trial that failed for one of these reasons is taken back.
+CRASHED, START_FAILED = "crashed", "start_failed"
+BAD_STARTS = (CRASHED, START_FAILED)
+CONFIRM, REJECT, RESTARTED, FORGET = "confirm", "reject", "restarted", "forget"
+
+
+class Plan(NamedTuple):
+    """Steps to take; where there are none, `reason` and `message` say why, `next_at` (monotonic) when to look again."""
+
+    status: str
+    steps: tuple[Step, ...] = ()
+    reason: str = ""
+    message: str = ""
+    next_at: float | None = None
+
+
+def plan(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
+    if any(container.state is State.REMOVING for container in actual.containers):
+        return Plan("stopping", reason="removing", message="a container of it is being removed")
+    if wanted.removed:
+        return _remove(wanted, actual)
+    if not wanted.run:
+        return _stop(wanted, actual)
+    return _run(wanted, actual, timing)
+
+
+def _remove(wanted: Wanted, actual: Actual) -> Plan:
+    steps: list[Step] = []
+    for container in actual.containers:
+        if container.is_up:
+            steps.append(Step(STOP, container.id, timeout=wanted.stop_timeout))
+        steps.append(Step(REMOVE, container.id))
+    return Plan("deleting", (*steps, Step(FORGET)))
+
+
+def _stop(wanted: Wanted, actual: Actual) -> Plan:
+    steps: list[Step] = []
+    for container in actual.containers:
+        if container.is_up:
+            steps.append(Step(STOP, container.id, timeout=wanted.stop_timeout))
+        if container.digest != wanted.digest:
+            steps.append(Step(REMOVE, container.id))
+    if wanted.restart:
+        steps.append(Step(RESTARTED))
+    if steps:
+        return Plan("stopping", tuple(steps))
+    return Plan("stopped", reason=wanted.why_not, message=_WHY_NOT[wanted.why_not])
+
+
+_WHY_NOT = {"stopped": "it was stopped: start it", "disabled": "it is disabled: enable it"}
+
+
+def _run(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
+    fitting = [container for container in actual.containers if container.digest == wanted.digest]
+    fitting.sort(key=lambda container: (container.is_up, container.created_at), reverse=True)
+    if not fitting:
+        return _create(wanted, actual, timing)
+    current = fitting[0]
+    others = tuple(container for container in actual.containers if container.id != current.id)
+    if current.is_up:
+        return _watch(wanted, current, others, actual, timing)
+    return _bring_up(wanted, current, others, actual, timing)
+
+
+def _create(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
+    running = any(container.is_up for container in actual.containers)
+    if actual.name_taken is not None:
+        message = f"a container that is not homed's has this name ({actual.name_taken[:12]}): remove or rename it"
+        return Plan("failed", reason="name_taken", message=message)
+    if not actual.image_present:
+        if actual.pull.next_at > timing.mono:
+            status = "running" if running else "waiting"
+            return Plan(status, (), actual.pull.reason, actual.pull.message, actual.pull.next_at)
+        return Plan("running" if running else "pulling", (Step(PULL),))
+    waiting = None if running else _waiting(actual)
+    if waiting is not None:
+        return waiting
+    if actual.failures.next_at > timing.mono:
+        status = "running" if running else "failed"
+        return Plan(status, (), actual.failures.reason, actual.failures.message, actual.failures.next_at)
+    # Made beside the one that runs: what the engine refuses, it refuses before anything is stopped.
+    name = f"{wanted.name}.{wanted.digest[:8]}" if actual.containers else wanted.name
+    return Plan("creating", (Step(CREATE, name=name),))
+
+
+def _waiting(actual: Actual) -> Plan | None:
+    missing = [dependency for dependency in actual.dependencies if not dependency.ready]
+    if not missing:
+        return None
+    message = "; ".join(f"waits for '{d.name}': {d.message}" for d in missing)
+    return Plan("waiting", reason="dependency", message=message)
+
+
+def _watch(wanted: Wanted, current: Container, others: tuple[Container, ...], actual: Actual, timing: Timing) -> Plan:
+    if current.state is State.PAUSED:
+        return Plan("paused", reason="paused", message="its container was paused by hand: it stays so")
+    if wanted.restart:
+        stop = Step(STOP, current.id, timeout=wanted.stop_timeout)
+        return Plan("restarting", (stop, Step(START, current.id), Step(RESTARTED)))
+    uptime = (timing.now - current.started_at).total_seconds() if current.started_at else 0.0
+    if current.health == "unhealthy":
+        return _unhealthy(wanted, current, actual, timing)
+    settled = current.health == "healthy" or (current.health is None and not 0 <= uptime < timing.settle)
+    if settled:
+        steps = [Step(REMOVE, other.id) for other in others]
+        if not wanted.confirmed:
+            steps.insert(0, Step(CONFIRM))
+        return Plan("running", tuple(steps))
+    if wanted.on_trial and current.health == "starting" and uptime > timing.start_timeout:
+        return Plan("failed", (Step(REJECT, text=f"it was not healthy within {timing.start_timeout:.0f} s"),))
+    status = "starting" if current.health == "starting" else "running"
+    wait = timing.start_timeout if current.health == "starting" else timing.settle
+    message = "its health check has not passed yet" if current.health else f"it runs for less than {wait:.0f} s"
+    # Past the wait there is nothing to look for: the engine tells when the health changes.
+    next_at = timing.mono + wait - uptime + 0.05 if uptime < wait else None
+    return Plan(status, (), "settling", message, next_at)
+
+
+def _unhealthy(wanted: Wanted, current: Container, actual: Actual, timing: Timing) -> Plan:
+    if wanted.on_trial:
+        return Plan("failed", (Step(REJECT, text="its health check failed"),))
+    if wanted.restart_policy == "no":
+        return Plan("unhealthy", reason="unhealthy", message="its health check fails; its policy is 'no'")
+    if actual.failures.next_at > timing.mono:
+        message = "its health check fails; it is restarted when the next try is due"
+        return Plan("unhealthy", (), "unhealthy", message, actual.failures.next_at)
+    stop = Step(STOP, current.id, timeout=wanted.stop_timeout)
+    return Plan("restarting", (stop, Step(START, current.id, text="unhealthy")))
+
+
+def _bring_up(
+    wanted: Wanted, current: Container, others: tuple[Container, ...], actual: Actual, timing: Timing
+) -> Plan:
+    if wanted.on_trial and actual.failures.reason in BAD_STARTS and not wanted.restart:
+        return Plan("failed", (Step(REJECT, text=actual.failures.message),))
+    if current.state is not State.CREATED and not wanted.restart:
+        refused = _policy_refuses(wanted, current, actual.failures)
+        if refused is not None:
+            return refused
+    waiting = None if any(other.is_up for other in others) else _waiting(actual)
+    if waiting is not None:
+        return waiting
+    if actual.failures.next_at > timing.mono and not wanted.restart:
+        reason, message = actual.failures.reason, actual.failures.message
+        return Plan("waiting", (), reason, message, actual.failures.next_at)
+    steps = [Step(STOP, other.id, timeout=wanted.stop_timeout) for other in others if other.is_up]
+    steps += _take_name(wanted, current, others)
+    steps.append(Step(START, current.id))
+    if wanted.restart:
+        steps.append(Step(RESTARTED))
+    return Plan("starting", tuple(steps))
+
+
+def _take_name(wanted: Wanted, current: Container, others: tuple[Container, ...]) -> list[Step]:
+    if current.name == wanted.name:
+        return []
+    steps = [
+        Step(RENAME, other.id, name=f"{wanted.name}.{(other.digest or other.id)[:8]}.old")
+        for other in others
+        if other.name == wanted.name
+    ]
+    return [*steps, Step(RENAME, current.id, name=wanted.name)]
+
+
+def _policy_refuses(wanted: Wanted, current: Container, failures: Failures) -> Plan | None:
+    policy, _, most = wanted.restart_policy.partition(":")
+    ended = how_it_ended(current)
+    if policy == "no":
+        return Plan("stopped", reason="ended", message=f"{ended}; its policy is 'no'")
+    if policy == "on-failure":
+        if current.exit_code == 0:
+            return Plan("stopped", reason="ended", message="it ended with 0; its policy is 'on-failure'")
+        if most and failures.times > int(most):
+            return Plan("failed", reason="gave_up", message=f"{ended}, after {most} restarts: start it to try again")
+    return None
+
+
+def how_it_ended(container: Container) -> str:
+    if container.out_of_memory:
+        return "it ran out of its memory limit"
+    return container.error or f"it ended with exit code {container.exit_code}"

@@ -1,0 +1,158 @@
+"""Keeps every service: a keeper for each, woken by what concerns it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from homed.config import Containers
+from homed.containers.executor import Executor
+from homed.containers.keeper import Keeper, Report
+from homed.containers.model import Container, State
+from homed.containers.plan import Dependency
+from homed.containers.records import Service
+from homed.containers.services import Services
+from homed.containers.view import View
+from homed.events import Events
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Start with `start()`, end with `await stop()`: containers are left as they are."""
+
+    def __init__(
+        self,
+        services: Services,
+        view: View,
+        executor: Executor,
+        events: Events,
+        config: Callable[[], Containers],
+    ):
+        self._services = services
+        self._view = view
+        self._executor = executor
+        self._events = events
+        self._config = config
+        self._keepers: dict[str, Keeper] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._stopping = False
+
+    def start(self) -> None:
+        self._services.listen(self._service_changed)
+        self._view.listen(self._container_changed)
+        for name in self._services.names():
+            self._keep(name)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def report(self, name: str) -> Report:
+        keeper = self._keepers.get(name)
+        return keeper.report if keeper is not None else Report()
+
+    def retry(self, name: str) -> None:
+        """Forget a service's failures and try again now."""
+        if name in self._keepers:
+            self._keepers[name].retry()
+
+    def wake_all(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.wake()
+
+    async def settle(self, name: str, revision: int, timeout: float) -> Report | None:
+        """Wait until a service was looked at in this revision or a later one, and nothing more is done for now.
+
+        Returns where it stands then, or after `timeout` seconds; None where it is gone.
+        """
+        changed = asyncio.Event()
+        waiters = self._waiters.setdefault(name, set())
+        waiters.add(changed)
+        try:
+            async with asyncio.timeout(timeout):
+                while (keeper := self._keepers.get(name)) is not None:
+                    report = keeper.report
+                    if report.revision >= revision and not report.busy:
+                        return report
+                    changed.clear()
+                    await changed.wait()
+                return None
+        except TimeoutError:
+            return self.report(name)
+        finally:
+            waiters.discard(changed)
+            if not waiters:
+                self._waiters.pop(name, None)
+
+    def _keep(self, name: str) -> None:
+        keeper = Keeper(
+            name,
+            self._services,
+            self._view,
+            self._executor,
+            self._events,
+            self._config,
+            self._dependencies,
+            self._reported,
+        )
+        self._keepers[name] = keeper
+        task = asyncio.create_task(self._run(keeper), name=f"keep {name}")
+        self._tasks[name] = task
+
+    async def _run(self, keeper: Keeper) -> None:
+        """Keep a service whatever happens: an error of ours is logged, and its service is tried again."""
+        while True:
+            try:
+                await keeper.run()
+                break
+            except Exception:
+                log.exception("Keeping %s failed", keeper.name, extra={"fields": {"service": keeper.name}})
+                await asyncio.sleep(5)
+        if self._keepers.get(keeper.name) is keeper:
+            del self._keepers[keeper.name], self._tasks[keeper.name]
+        self._notify(keeper.name)
+
+    def _service_changed(self, name: str) -> None:
+        keeper = self._keepers.get(name)
+        gone = self._services.find(name) is None
+        if keeper is not None:
+            keeper.wake()
+            if gone:  # its keeper ends by itself; a service of that name made meanwhile gets its own
+                del self._keepers[name], self._tasks[name]
+                self._notify(name)
+        elif not gone and not self._stopping:
+            self._keep(name)
+
+    def _container_changed(self, container: Container | None) -> None:
+        if container is None:
+            self.wake_all()
+            return
+        for name, keeper in self._keepers.items():
+            if container.service == name or keeper.report.reason == "name_taken":
+                keeper.wake()
+
+    def _reported(self, name: str, report: Report) -> None:
+        self._notify(name)
+        if report.busy:
+            return
+        for other, names in self._services.graph().items():
+            if name in names and other in self._keepers and self._keepers[other].report.reason == "dependency":
+                self._keepers[other].wake()
+
+    def _notify(self, name: str) -> None:
+        for waiter in self._waiters.get(name, ()):
+            waiter.set()
+
+    def _dependencies(self, service: Service) -> tuple[Dependency, ...]:
+        return tuple(self._dependency(name) for name in service.effective.depends_on)
+
+    def _dependency(self, name: str) -> Dependency:
+        up = [c for c in self._view.of_service(name) if c.state is State.RUNNING]
+        if any(container.health in (None, "healthy") for container in up):
+            return Dependency(name, True, "")
+        if self._services.find(name) is None:
+            return Dependency(name, False, "there is no such service")
+        return Dependency(name, False, "it is not healthy yet" if up else "it does not run")

@@ -1,0 +1,67 @@
+"""A service as it is stored: what its owner wants, and what homed has to remember about it."""
+
+from datetime import datetime
+
+import msgspec
+
+from homed.containers import creation
+from homed.containers.plan import Wanted
+from homed.containers.spec import ServiceSpec
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A configuration that did not become healthy and was taken back."""
+
+    digest: str
+    reason: str
+    at: datetime
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """`good` is the last configuration that ran well; `restart` is a restart that was asked for and not done yet.
+
+    `deleting` stays until the containers are gone, so that a deletion survives everything.
+    """
+
+    name: str
+    spec: ServiceSpec
+    enabled: bool = True
+    stopped: bool = False
+    restart: bool = False
+    deleting: bool = False
+    good: ServiceSpec | None = None
+    rejected: Rejected | None = None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def digest(self) -> str:
+        return creation.digest(self.name, self.spec)
+
+    @property
+    def fallback(self) -> bool:
+        """Whether the wanted configuration was rejected and the last good one takes its place."""
+        return self.good is not None and self.rejected is not None and self.rejected.digest == self.digest
+
+    @property
+    def effective(self) -> ServiceSpec:
+        """The configuration that is to run."""
+        return self.good if self.fallback and self.good is not None else self.spec
+
+
+def wanted(service: Service) -> Wanted:
+    spec = service.effective
+    now = creation.digest(service.name, spec)
+    good = None if service.good is None else creation.digest(service.name, service.good)
+    return Wanted(
+        name=service.name,
+        digest=now,
+        run=service.enabled and not service.stopped,
+        removed=service.deleting,
+        restart=service.restart,
+        confirmed=good == now,
+        can_fall_back=good is not None and good != now,
+        restart_policy=spec.restart_policy,
+        stop_timeout=spec.stop_timeout,
+        why_not="disabled" if not service.enabled else "stopped",
+    )

@@ -1,0 +1,149 @@
+"""The services that are wanted: kept in the store, changed by compare-and-set, told to the reconciler."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from homed.clock import now
+from homed.containers import dependencies
+from homed.containers.records import Rejected, Service
+from homed.containers.spec import ServiceSpec
+from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
+from homed.store.base import Store
+
+BUCKET = "services"
+
+
+class Entry(NamedTuple):
+    service: Service
+    revision: int
+
+
+class Services:
+    """`allow` refuses what a spec may not ask of this board (it returns the wrong fields)."""
+
+    def __init__(self, store: Store, allow: Callable[[ServiceSpec], list[FieldError]]):
+        self._store = store
+        self._allow = allow
+        self._entries: dict[str, Entry] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        # One change at a time: the checks between services (cycles) see what they decide on.
+        self._lock = asyncio.Lock()
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with the name of each service that was changed."""
+        self._listeners.append(listener)
+
+    async def load(self) -> None:
+        for record in await self._store.list(BUCKET):
+            self._entries[record.key] = Entry(msgspec.json.decode(record.value, type=Service), record.revision)
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def all(self) -> list[Service]:
+        return [entry.service for _, entry in sorted(self._entries.items())]
+
+    def find(self, name: str) -> Entry | None:
+        return self._entries.get(name)
+
+    def get(self, name: str) -> Entry:
+        """NotFoundError (SERVICE_NOT_FOUND) where there is none, or it is being deleted."""
+        entry = self._entries.get(name)
+        if entry is None or entry.service.deleting:
+            raise NotFoundError(f"Service '{name}' not found", code="SERVICE_NOT_FOUND", details={"service_name": name})
+        return entry
+
+    def graph(self) -> dict[str, tuple[str, ...]]:
+        return {name: entry.service.spec.depends_on for name, entry in self._entries.items()}
+
+    async def create(self, name: str, spec: ServiceSpec, *, enabled: bool) -> Entry:
+        """ConflictError (SERVICE_EXISTS), ValidationError."""
+        async with self._lock:
+            if name in self._entries:
+                state = "is being deleted" if self._entries[name].service.deleting else "exists already"
+                raise ConflictError(f"Service '{name}' {state}", code="SERVICE_EXISTS", details={"service_name": name})
+            self._check(name, spec)
+            moment = now()
+            service = Service(name=name, spec=spec, enabled=enabled, created_at=moment, updated_at=moment)
+            return await self._write(service, 0)
+
+    async def change(self, name: str, change: Callable[[Service], Service]) -> Entry:
+        """Change a service by its owner's wish. NotFoundError, ConflictError, ValidationError."""
+        async with self._lock:
+            old, revision = self.get(name)
+            new = change(old)
+            if new.spec != old.spec:
+                self._check(name, new.spec)
+            if new == old:
+                return self._entries[name]
+            return await self._write(msgspec.structs.replace(new, updated_at=now()), revision)
+
+    async def delete(self, name: str) -> Entry:
+        """Mark as to be deleted; the reconciler removes its containers and then forgets it. ConflictError."""
+        async with self._lock:
+            old, revision = self.get(name)
+            needing = [
+                other
+                for other in dependencies.dependents(self.graph(), name)
+                if not self._entries[other].service.deleting
+            ]
+            if needing:
+                raise ConflictError(
+                    f"Service '{name}' is what {', '.join(needing)} depends on",
+                    code="SERVICE_NEEDED",
+                    details={"service_name": name, "dependents": needing},
+                )
+            return await self._write(msgspec.structs.replace(old, deleting=True, updated_at=now()), revision)
+
+    async def confirm(self, name: str) -> None:
+        """Remember the effective configuration as one that runs well."""
+        await self._note(name, lambda service: msgspec.structs.replace(service, good=service.effective))
+
+    async def reject(self, name: str, digest: str, reason: str) -> None:
+        """Take a configuration back: the last good one takes its place."""
+        rejected = Rejected(digest, reason, now())
+        await self._note(name, lambda service: msgspec.structs.replace(service, rejected=rejected))
+
+    async def restarted(self, name: str) -> None:
+        await self._note(name, lambda service: msgspec.structs.replace(service, restart=False))
+
+    async def forget(self, name: str) -> None:
+        async with self._lock:
+            entry = self._entries.get(name)
+            if entry is not None:
+                await self._store.delete(BUCKET, name, entry.revision)
+                del self._entries[name]
+                self._tell(name)
+
+    async def _note(self, name: str, change: Callable[[Service], Service]) -> None:
+        """Remember something of homed's own; the owner's `updated_at` stays."""
+        async with self._lock:
+            entry = self._entries.get(name)
+            if entry is not None and (new := change(entry.service)) != entry.service:
+                await self._write(new, entry.revision)
+
+    async def _write(self, service: Service, revision: int) -> Entry:
+        written = await self._store.put(BUCKET, service.name, msgspec.json.encode(service), revision)
+        entry = self._entries[service.name] = Entry(service, written)
+        self._tell(service.name)
+        return entry
+
+    def _tell(self, name: str) -> None:
+        for listener in self._listeners:
+            listener(name)
+
+    def _check(self, name: str, spec: ServiceSpec) -> None:
+        errors = list(self._allow(spec))
+        errors += [
+            FieldError(f"depends_on[{i}]", f"there is no service '{other}'")
+            for i, other in enumerate(spec.depends_on)
+            if other != name and (other not in self._entries or self._entries[other].service.deleting)
+        ]
+        loop = dependencies.cycle({**self.graph(), name: spec.depends_on}, name)
+        if loop:
+            errors.append(FieldError("depends_on", f"would make a circle: {' → '.join(loop)}"))
+        if errors:
+            raise ValidationError(errors)

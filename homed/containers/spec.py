@@ -1,0 +1,230 @@
+"""What a service is to be: the fields that its owner gives, checked one by one."""
+
+import re
+import shlex
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from homed.errors import FieldError, ValidationError
+
+ServiceName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")]
+Image = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$")]
+RestartPolicy = Annotated[str, Meta(pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$")]
+Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Command = Annotated[str, Meta(max_length=32_768)] | tuple[Text, ...]
+
+_VARIABLE = re.compile(r"[^=\x00]+")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_SMALLEST_MEMORY = 6 * 1024 * 1024  # Docker Engine refuses less
+MANAGED_LABEL = "io.homei.managed"
+SERVICE_LABEL = "io.homed.service"
+DIGEST_LABEL = "io.homed.spec"
+
+
+class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command run in the container: a string by its shell, a list as it is. Times in seconds."""
+
+    command: Command
+    interval: Seconds = 30
+    timeout: Seconds = 10
+    retries: Annotated[int, Meta(ge=1, le=100)] = 3
+    start_period: Annotated[float, Meta(ge=0, le=86_400)] = 0
+
+    def __post_init__(self) -> None:
+        if not self.command:
+            raise ValidationError([FieldError("command", "must not be empty")])
+
+
+class Registry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a private registry asks for. Never shown again."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=255)]
+    password: Annotated[str, Meta(min_length=1, max_length=8192)]
+
+
+class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that decides how a service's container is made and kept."""
+
+    image: Image
+    restart_policy: RestartPolicy = "unless-stopped"
+    environment: dict[str, Text] = {}
+    ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    depends_on: tuple[ServiceName, ...] = ()
+    labels: dict[str, Text] = {}
+    command: Command | None = None
+    entrypoint: Command | None = None
+    network: Annotated[str, Meta(max_length=128, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")] = "bridge"
+    devices: tuple[str, ...] = ()
+    user: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_][a-z0-9_.-]*(:[a-z0-9_][a-z0-9_.-]*)?$")] | None = None
+    read_only: bool = False
+    tmpfs: tuple[str, ...] = ()
+    memory: Annotated[int, Meta(ge=1, le=2**50)] | Annotated[str, Meta(max_length=32)] | None = None
+    cpus: Annotated[float, Meta(ge=0.01, le=1024)] | None = None
+    health_check: HealthCheck | None = None
+    registry: Registry | None = None
+    privileged: bool = False
+    stop_timeout: Annotated[int, Meta(ge=0, le=3600)] = 10
+
+    def __post_init__(self) -> None:
+        errors: list[FieldError] = []
+        for field, parse in (
+            ("ports", parse_port),
+            ("volumes", parse_volume),
+            ("devices", parse_device),
+            ("tmpfs", _parse_tmpfs),
+        ):
+            for i, text in enumerate(getattr(self, field)):
+                _note(errors, f"{field}[{i}]", parse, text)
+        for field in ("command", "entrypoint"):
+            value = getattr(self, field)
+            if value is not None:
+                _note(errors, field, arguments, value)
+        if self.memory is not None:
+            _note(errors, "memory", memory_bytes, self.memory)
+        errors += [
+            FieldError(f"environment.{name}", "the name must not be empty nor hold '='")
+            for name in self.environment
+            if not _VARIABLE.fullmatch(name)
+        ]
+        errors += _label_errors(self.labels)
+        if len(set(self.depends_on)) != len(self.depends_on):
+            errors.append(FieldError("depends_on", "names a service twice"))
+        if self.network in ("host", "none") and self.ports:
+            errors.append(FieldError("ports", f"cannot be published with network '{self.network}'"))
+        if errors:
+            raise ValidationError(errors)
+
+
+class PortMapping(NamedTuple):
+    """`host_port` None lets the engine choose one; `address` is empty for all."""
+
+    address: str
+    host_port: int | None
+    port: int
+    protocol: str
+
+
+class VolumeMapping(NamedTuple):
+    """`source` is a path of the board, or the name of a volume."""
+
+    source: str
+    target: str
+    read_only: bool
+
+    @property
+    def is_path(self) -> bool:
+        return self.source.startswith("/")
+
+
+class DeviceMapping(NamedTuple):
+    source: str
+    target: str
+    permissions: str
+
+
+def parse_port(text: str) -> PortMapping:
+    """`80`, `8080:80`, `127.0.0.1:8080:80`, `[::1]:8080:80`, each with `/tcp`, `/udp` or `/sctp`."""
+    match = re.fullmatch(
+        r"(?:(?:(?P<ip>\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):)?(?P<host>\d{0,5}):)?"
+        r"(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp|sctp))?",
+        text,
+    )
+    if not match:
+        raise ValueError("must be like 8080:80, 127.0.0.1:8080:80 or 5353:5353/udp")
+    host, port = int(match["host"]) if match["host"] else None, int(match["port"])
+    if not 0 < port < 65536 or (host is not None and not 0 < host < 65536):
+        raise ValueError("a port is between 1 and 65535")
+    if match["ip"] and "[" not in match["ip"] and any(int(part) > 255 for part in match["ip"].split(".")):
+        raise ValueError("is not an address of this board")
+    return PortMapping((match["ip"] or "").strip("[]"), host, port, match["protocol"] or "tcp")
+
+
+def parse_volume(text: str) -> VolumeMapping:
+    """`/path/on/board:/path/in/container` or `volume:/path`, each with `:ro` or `:rw`."""
+    parts = text.split(":")
+    mode = parts.pop() if len(parts) == 3 else "rw"
+    if len(parts) != 2 or mode not in ("ro", "rw") or "\0" in text:
+        raise ValueError("must be like /data/app:/data, volume:/data or /data/app:/data:ro")
+    source, target = parts
+    if not target.startswith("/") or ".." in target.split("/") or target.rstrip("/") == "":
+        raise ValueError("the path in the container must be absolute and not /")
+    if source.startswith("/"):
+        if ".." in source.split("/"):
+            raise ValueError("the path on the board must not hold '..'")
+    elif not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}", source):
+        raise ValueError("must begin with an absolute path of the board or a volume's name")
+    return VolumeMapping(source, target, mode == "ro")
+
+
+def parse_device(text: str) -> DeviceMapping:
+    """`/dev/ttyUSB0`, `/dev/ttyUSB0:/dev/modem`, `/dev/ttyUSB0:/dev/modem:rw`."""
+    parts = text.split(":")
+    permissions = parts[2] if len(parts) == 3 else "rwm"
+    if not 1 <= len(parts) <= 3 or not re.fullmatch("r?w?m?", permissions) or not permissions:
+        raise ValueError("must be like /dev/ttyUSB0 or /dev/ttyUSB0:/dev/modem:rwm")
+    target = parts[1] if len(parts) > 1 else parts[0]
+    if any(not path.startswith("/dev/") or ".." in path.split("/") or "\0" in path for path in (parts[0], target)):
+        raise ValueError("a device's path must begin with /dev/")
+    return DeviceMapping(parts[0], target, permissions)
+
+
+def _parse_tmpfs(text: str) -> None:
+    if not text.startswith("/") or ".." in text.split("/") or "\0" in text:
+        raise ValueError("must be an absolute path in the container")
+
+
+def memory_bytes(value: int | str) -> int:
+    """`268435456`, `"256m"`, `"1.5g"`, in bytes. ValueError where it is neither, or too small."""
+    if isinstance(value, str):
+        match = _BYTES.fullmatch(value.strip())
+        if not match:
+            raise ValueError("must be bytes, or like 256m or 1.5g")
+        value = int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+    if not _SMALLEST_MEMORY <= value <= 2**50:
+        raise ValueError("must be at least 6m")
+    return value
+
+
+def arguments(command: Command) -> list[str]:
+    """A command's arguments: a string is split as a shell would. ValueError where its quotes do not match."""
+    if isinstance(command, str):
+        if "\0" in command:
+            raise ValueError("must not hold a NUL")
+        return shlex.split(command)
+    return list(command)
+
+
+def _label_errors(labels: dict[str, str]) -> list[FieldError]:
+    errors = []
+    for name, value in labels.items():
+        if not name or "\0" in name:
+            errors.append(FieldError("labels", "a name must not be empty"))
+        elif name.startswith("io.homed."):
+            errors.append(FieldError(f"labels.{name}", "begins with io.homed., which is homed's own"))
+        elif name == MANAGED_LABEL and value != "true":
+            errors.append(FieldError(f"labels.{name}", "is homed's own and always 'true'"))
+    return errors
+
+
+def _note(errors: list[FieldError], field: str, parse: Any, value: object) -> None:
+    try:
+        parse(value)
+    except ValueError as error:
+        errors.append(FieldError(field, str(error)))
+
+
+# A change names the fields that it changes, and only them.
+ServiceChange = msgspec.defstruct(
+    "ServiceChange",
+    [(f.name, f.type | UnsetType, UNSET) for f in msgspec.structs.fields(ServiceSpec)]
+    + [("enabled", bool | UnsetType, UNSET)],
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    module=__name__,
+)
+ServiceChange.__doc__ = "The fields of a service that are to change; those left out stay as they are."

@@ -1,0 +1,102 @@
+"""Docker Engine's streams (events, logs), read by aiohttp on the event loop.
+
+docker-py would hold a thread for each follower and parse frames one read at a time: see docs/architecture.md.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from homed.errors import EngineError, EngineUnavailableError, NotFoundError
+
+# Without these, the checks that containers run would wake homed at every beat.
+_EVENTS = (
+    "create", "start", "die", "kill", "stop", "restart", "pause", "unpause", "oom", "destroy", "rename", "update",
+    "health_status",
+)  # fmt: skip
+_LONGEST_EVENT = 1024 * 1024
+
+
+class Streams:
+    """Opens streams at the engine's address. Close it with `await close()`."""
+
+    def __init__(self, address: str):
+        self._address = address
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def events(self) -> "AsyncIterator[AsyncIterator[dict[str, Any]]]":
+        """Container events from now on. EngineUnavailableError where it cannot be reached, or when it ends."""
+        filters = json.dumps({"type": ["container"], "event": list(_EVENTS)})
+        async with self._get("/events", {"filters": filters}) as response:
+            yield self._parsed(response)
+
+    async def _parsed(self, response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+        pending = b""
+        try:
+            async for chunk in response.content.iter_any():
+                *lines, pending = (pending + chunk).split(b"\n")
+                if len(pending) > _LONGEST_EVENT:
+                    raise EngineError("an event of Docker Engine has no end")
+                for line in lines:
+                    if line.strip():
+                        yield json.loads(line)
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailableError(f"Docker Engine's events broke off: {error}") from error
+        raise EngineUnavailableError("Docker Engine ended its events")
+
+    @asynccontextmanager
+    async def logs(self, container: str, parameters: Mapping[str, str]) -> "AsyncIterator[AsyncIterator[bytes]]":
+        """A container's log as the engine gives it, chunk by chunk. NotFoundError, EngineError."""
+        async with self._get(f"/containers/{container}/logs", parameters) as response:
+            yield self._chunks(response)
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailableError(f"Docker Engine's log broke off: {error}") from error
+
+    @asynccontextmanager
+    async def _get(self, path: str, parameters: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        session = self._open()
+        base = "http://docker" if self._address.startswith("unix://") else self._address.replace("tcp://", "http://", 1)
+        try:
+            response = await session.get(f"{base}{path}", params=parameters)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise EngineUnavailableError(f"Docker Engine cannot be reached at {self._address}") from error
+        async with response:
+            if response.status >= 400:
+                text = (await response.content.read(65_536)).decode(errors="replace")
+                message = _message(text)
+                if response.status == 404:
+                    raise NotFoundError(message, code="CONTAINER_NOT_FOUND")
+                raise EngineError(message)
+            yield response
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            unix = self._address.startswith("unix://")
+            connector: aiohttp.BaseConnector = (
+                aiohttp.UnixConnector(self._address.removeprefix("unix://"), limit=0)
+                if unix
+                else aiohttp.TCPConnector(limit=0)
+            )
+            timeout = aiohttp.ClientTimeout(total=None, connect=10)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=256 * 1024)
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text.strip() or "Docker Engine refused without a word"

@@ -1,0 +1,183 @@
+"""What the engine has, held in memory: read once, then kept by its events, with a resync behind them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from homed.containers.engine import Engine
+from homed.containers.model import Container, from_inspect, state_of
+from homed.containers.streams import Streams
+from homed.errors import EngineError, EngineUnavailableError, NotFoundError
+from homed.events import Events
+
+log = logging.getLogger(__name__)
+_RESYNC_DEADLINE = 20.0
+_SHORTEST_RETRY, _LONGEST_RETRY = 0.25, 5.0
+# Of these events nothing changes that homed looks at; they are told, and cost no call.
+_NO_CHANGE = ("kill", "exec_create", "exec_start", "exec_die")
+
+Listener = Callable[[Container | None], None]
+
+
+class View:
+    """The containers, newest state first known. `connected` is whether the engine's events are being followed."""
+
+    def __init__(self, engine: Engine, streams: Streams, events: Events, interval: Callable[[], float]):
+        self._engine = engine
+        self._streams = streams
+        self._events = events
+        self._interval = interval
+        self._containers: dict[str, Container] = {}
+        self._listeners: list[Listener] = []
+        self.connected = False
+        self.trouble = "Docker Engine has not been reached yet"
+        self.engine_version: str | None = None
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` called with each container that changed or went; with None when all may have."""
+        self._listeners.append(listener)
+
+    def all(self) -> list[Container]:
+        return list(self._containers.values())
+
+    def of_service(self, name: str) -> tuple[Container, ...]:
+        return tuple(c for c in self._containers.values() if c.managed and c.service == name)
+
+    def find(self, reference: str) -> Container:
+        """By name, id, or the beginning of an id. NotFoundError where none or several have it."""
+        exact = self._containers.get(reference)
+        if exact is not None:
+            return exact
+        found = [c for c in self._containers.values() if c.name == reference]
+        if not found and len(reference) >= 4:
+            found = [c for c in self._containers.values() if c.id.startswith(reference)]
+        if len(found) != 1:
+            known = "several containers begin with" if found else "there is no container"
+            raise NotFoundError(
+                f"{known} '{reference}'", code="CONTAINER_NOT_FOUND", details={"container_id": reference}
+            )
+        return found[0]
+
+    def named(self, name: str) -> Container | None:
+        return next((c for c in self._containers.values() if c.name == name), None)
+
+    def require_connection(self) -> None:
+        """EngineUnavailableError where what is known may be old."""
+        if not self.connected:
+            raise EngineUnavailableError(self.trouble)
+
+    async def run(self) -> None:
+        """Follow the engine for ever; where it goes away, say so and come back."""
+        retry = _SHORTEST_RETRY
+        while True:
+            was_connected = False
+            try:
+                async with self._streams.events() as events:
+                    await self._read_all()
+                    self._connect()
+                    was_connected = True
+                    await self._follow(events)
+            except EngineError as error:
+                self._disconnect(error.message)
+            retry = _SHORTEST_RETRY if was_connected else min(retry * 2, _LONGEST_RETRY)
+            await asyncio.sleep(retry)
+
+    async def refresh(self, container: str) -> None:
+        """Ask the engine about one container now, rather than waiting for its event."""
+        try:
+            new = from_inspect(await self._engine.inspect(container))
+        except NotFoundError:
+            self._take_out(container)
+            return
+        if self._containers.get(new.id) != new:
+            self._containers[new.id] = new
+            self._tell(new)
+
+    async def resync(self) -> None:
+        """Compare with the engine's own list, and ask about what differs."""
+        async with asyncio.timeout(_RESYNC_DEADLINE):
+            listed = dict(await self._engine.list_ids())
+            for identity in self._containers.keys() - listed.keys():
+                self._take_out(identity)
+            for identity, status in listed.items():
+                known = self._containers.get(identity)
+                if known is None or known.state is not state_of(status):
+                    await self.refresh(identity)
+
+    async def _follow(self, events: AsyncIterator[dict[str, Any]]) -> None:
+        resync = asyncio.create_task(self._resync_regularly())
+        reader = asyncio.create_task(self._apply_all(events))
+        try:
+            done, _ = await asyncio.wait({resync, reader}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (resync, reader):
+                task.cancel()
+            await asyncio.gather(resync, reader, return_exceptions=True)
+
+    async def _resync_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval())
+            try:
+                await self.resync()
+            except TimeoutError as error:
+                raise EngineUnavailableError("Docker Engine does not answer") from error
+
+    async def _read_all(self) -> None:
+        """Read everything; what was known before and is gone now is taken out."""
+        version = await self._engine.version()
+        self.engine_version = str(version.get("Version", ""))
+        found: dict[str, Container] = {}
+        for identity, _ in await self._engine.list_ids():
+            try:
+                found[identity] = from_inspect(await self._engine.inspect(identity))
+            except NotFoundError:
+                continue
+        self._containers = found
+
+    async def _apply_all(self, events: AsyncIterator[dict[str, Any]]) -> None:
+        async for event in events:
+            await self._apply(event)
+
+    async def _apply(self, event: Mapping[str, Any]) -> None:
+        action, _, detail = str(event.get("Action", "")).partition(": ")
+        actor = event.get("Actor") or {}
+        identity, attributes = str(actor.get("ID", "")), actor.get("Attributes") or {}
+        if action == "destroy":
+            self._take_out(identity)
+        elif action not in _NO_CHANGE:
+            await self.refresh(identity)
+        data: dict[str, object] = {"container_id": identity, "name": attributes.get("name", "")}
+        known = self._containers.get(identity)
+        if known is not None and known.service is not None:
+            data["service"] = known.service
+        if action == "die" and "exitCode" in attributes:
+            data["exit_code"] = int(attributes["exitCode"])
+        if detail:
+            data["health"] = detail
+        self._events.publish(f"container.{action}", data)
+
+    def _take_out(self, identity: str) -> None:
+        gone = self._containers.pop(identity, None)
+        if gone is not None:
+            self._tell(gone)
+
+    def _tell(self, container: Container | None) -> None:
+        for listener in self._listeners:
+            listener(container)
+
+    def _connect(self) -> None:
+        self.connected, self.trouble = True, ""
+        log.info("Following Docker Engine %s: %d containers", self.engine_version, len(self._containers))
+        self._events.publish("engine.connected", {"version": self.engine_version})
+        self._tell(None)
+
+    def _disconnect(self, trouble: str) -> None:
+        if self.connected or trouble != self.trouble:
+            log.warning("Docker Engine is away: %s", trouble)
+        was, self.connected, self.trouble = self.connected, False, trouble
+        if was:
+            self._events.publish("engine.disconnected", {"message": trouble})
+            self._tell(None)

@@ -1,0 +1,297 @@
+"""The composition root: builds every part from the configuration, starts and stops them in order, tells systemd."""
+
+import asyncio
+import fcntl
+import gc
+import logging
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+from homed import __version__
+from homed.access.keys import Keys
+from homed.access.tokens import Tokens
+from homed.api import access, certificates, docs, homei, listeners, openapi
+from homed.api.access import keys as access_routes
+from homed.api.access import metrics as metrics_routes
+from homed.api.auth import Authenticator
+from homed.api.front import Front
+from homed.api.homei import board, containers, services, sockets
+from homed.api.limits import Limiter
+from homed.api.routes import Family, Route
+from homed.api.streaming import Streaming
+from homed.config import Config
+from homed.containers import policy
+from homed.containers.engine import Engine
+from homed.containers.executor import Executor
+from homed.containers.logs import FollowerLimit, Logs
+from homed.containers.reconciler import Reconciler
+from homed.containers.services import Services
+from homed.containers.stats import Stats
+from homed.containers.streams import Streams
+from homed.containers.view import View
+from homed.errors import HomedError, StoreError
+from homed.events import Events
+from homed.health import Health
+from homed.host.journal import LogSink
+from homed.host.notify import Notifier
+from homed.host.system import System
+from homed.metrics import Metrics
+from homed.observation import Observation
+from homed.settings import Settings
+from homed.store.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+_LONGEST_BEAT = 5.0
+Families = Sequence[tuple[Family, Sequence[Route]]]
+
+
+class Daemon:
+    """One homed. `passed` are the sockets that systemd listens on for it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: Path,
+        notifier: Notifier,
+        sink: LogSink | None = None,
+        passed: Sequence[socket.socket] = (),
+    ):
+        self._settings = settings
+        self._state = state
+        self._notifier = notifier
+        self._sink = sink
+        self._passed = passed
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._lock: TextIO | None = None
+        self._build()
+
+    def _build(self) -> None:
+        config = self._settings.current
+        self.events, self.metrics, self.health = Events(), Metrics(__version__), Health()
+        self.store = SqliteStore(self._state / "homed.db")
+        self.keys = Keys(self.store)
+        self.tokens = Tokens(self.store, self.keys)
+        self.engine = Engine(config.containers.engine, self.metrics.docker_call)
+        self.streams = Streams(config.containers.engine)
+        self.view = View(self.engine, self.streams, self.events, lambda: self._config.monitoring.health_check_interval)
+        self.services = Services(self.store, lambda spec: policy.violations(spec, self._config.containers, self._state))
+        executor = Executor(
+            self.engine, self.view, self.services, self.events, lambda: self._config.containers, self._state,
+            lambda step, worked: self.metrics.steps.labels(step, "ok" if worked else "failed").inc(),
+        )  # fmt: skip
+        self.reconciler = Reconciler(self.services, self.view, executor, self.events, lambda: self._config.containers)
+        self.followers = FollowerLimit(config.containers.followers)
+        self.socket_limit = FollowerLimit(config.api.sockets)
+        self.logs = Logs(self.streams, self.followers)
+        self.stats = Stats(self.engine, self.view, lambda: self._config.monitoring.stats_interval)
+        self.streaming = Streaming(self.events, self.socket_limit, self.metrics.slow_clients.inc)
+        self._host_threads = ThreadPoolExecutor(2, thread_name_prefix="host")
+        self.system = System(self._state, self._host_threads, homed_version=__version__)
+        self.observation = Observation(self.store, self.view, self.services, self.reconciler, self.health)
+        self.listeners = listeners.Listeners(config.api.connections)
+        self.limiter = Limiter(config.api.limits.clients, time.monotonic)
+        self.extras = board.Extras()
+        self.front = self._front()
+
+    @property
+    def _config(self) -> Config:
+        return self._settings.current
+
+    def _front(self) -> Front:
+        return Front(
+            self._families(),
+            config=lambda: self._settings.current,
+            authenticator=Authenticator(self.keys, self.tokens),
+            limiter=self.limiter,
+            audit=self.store,
+            metrics=self.metrics,
+            locate=self.listeners.locate,
+            hostname=socket.gethostname(),
+        )
+
+    def _families(self) -> Families:
+        families: list[tuple[Family, Sequence[Route]]] = []
+        families += [
+            (
+                homei.FAMILY,
+                [
+                    *services.routes(self.services, self.reconciler),
+                    *containers.routes(self.view, self.engine, self.logs, self.stats, self.streaming),
+                    *board.routes(
+                        self.health, self.system, self._settings, self.events, self.extras,
+                        version=__version__, uptime=lambda: time.monotonic() - self._started,
+                    ),
+                    *sockets.routes(self.streaming),
+                ],
+            ),
+            (
+                access.FAMILY,
+                [
+                    *access_routes.routes(
+                        self.keys, self.tokens, self.store, lambda: self._config.api.token_lifetime
+                    ),
+                    *metrics_routes.routes(self.metrics),
+                    *docs.routes(
+                        lambda: openapi.document(families, __version__), lambda: openapi.sockets(families, __version__)
+                    ),
+                ],
+            ),
+        ]  # fmt: skip
+        return families
+
+    def specifications(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The OpenAPI and the AsyncAPI document."""
+        families = self._families()
+        return openapi.document(families, __version__), openapi.sockets(families, __version__)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. HomedError where it cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn("reload", self._reload(), essential=False))
+        self._lock = await loop.run_in_executor(None, lock, self._state)
+        await self.store.open()
+        runner = listeners.runner_for(self.front.application())
+        try:
+            await self._start(runner)
+            await self._stop.wait()
+        finally:
+            self._notifier.stopping()
+            log.info("Stopping; containers are left as they are")
+            self.listeners.close()
+            await self.streaming.close()
+            await runner.cleanup()
+            await self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _start(self, runner: Any) -> None:
+        await self.keys.load()
+        await self.tokens.load()
+        listeners.check_exposure(self._config, have_key=bool(self.keys.all()), sockets=self._passed)
+        await self.services.load()
+        self._settings.guard(lambda config: listeners.check_exposure(config, have_key=bool(self.keys.all())))
+        self._settings.listen(self._apply)
+        self.events.listen(lambda event: self.metrics.events.labels(event.type).inc())
+        self.metrics.scraped(self.observation.gauges)
+        self.metrics.scraped(self._own_gauges)
+        self._tls = certificates.context(self._config.api.tls, self._state)
+        self.reconciler.start()
+        self._spawn("view", self.view.run())
+        self._spawn("stats", self.stats.run())
+        await runner.setup()
+        await self.listeners.start(runner, self._config, self._passed, self._tls)
+        # What lives as long as the daemon need not be looked at by each collection.
+        gc.collect()
+        gc.freeze()
+        self._spawn("beat", self._beat())
+
+    async def _end(self) -> None:
+        await self.reconciler.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.streams.close()
+        await self.engine.close()
+        self._host_threads.shutdown(wait=False, cancel_futures=True)
+        await self.store.close()
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None], *, essential: bool = True) -> None:
+        """Run a part; where an essential one ends by an error of ours, the daemon ends and systemd starts it anew."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.critical("%s failed", name, exc_info=error)
+                if essential:
+                    self._failure = error
+                    self._stop.set()
+
+        task.add_done_callback(ended)
+
+    async def _beat(self) -> None:
+        """Feed the watchdog from the event loop, measure how late the loop is, keep the status line true."""
+        watchdog = self._notifier.watchdog_interval()
+        interval = min(watchdog or _LONGEST_BEAT, _LONGEST_BEAT)
+        said, told = "", False
+        while True:
+            line = self.observation.status_line()
+            if not told:
+                told = self._notifier.ready(line)
+            elif line != said:
+                self._notifier.status(line)
+            said = line
+            if watchdog is not None:
+                self._notifier.watchdog()
+            due = time.monotonic() + interval
+            await asyncio.sleep(interval)
+            self.metrics.loop_lag.observe(max(0.0, time.monotonic() - due))
+
+    async def _reload(self) -> None:
+        """SIGHUP: read the configuration and the certificate anew; a broken file changes nothing."""
+        self._notifier.reloading()
+        try:
+            restart = await asyncio.get_running_loop().run_in_executor(self._host_threads, self._settings.reload)
+            if self._tls is not None:
+                certificates.load(self._tls, self._config.api.tls, self._state)
+            self._settings.apply()
+            await self.keys.load()
+            log.info("Configuration reloaded; needs a restart: %s", ", ".join(restart) or "nothing")
+            self.events.publish("config.reloaded", {"restart_required": restart})
+        except HomedError as error:
+            log.error("The configuration was not reloaded: %s", error.message)  # noqa: TRY400  its message says all
+            self.events.publish("config.refused", {"message": error.message})
+        finally:
+            self._notifier.ready(self.observation.status_line())
+
+    def _apply(self, config: Config) -> None:
+        if self._sink is not None:
+            self._sink.set_level(config.log.level)
+        self.front.configure(config)
+        self.followers.most = config.containers.followers
+        self.socket_limit.most = config.api.sockets
+        self.reconciler.wake_all()
+
+    def _own_gauges(self) -> list[tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]]:
+        sink = self._sink
+        return [
+            ("homed_streams_open", "Streams being followed.", ("kind",), [
+                (("log",), self.followers.count), (("socket",), self.socket_limit.count),
+            ]),
+            ("homed_rate_limit_buckets", "Clients and classes that the limits remember.", (), [
+                ((), len(self.limiter)),
+            ]),
+            ("homed_log_records_lost", "Log records dropped because their reader was too slow.", (), [
+                ((), float(sink.dropped + sink.failed) if sink is not None else 0.0),
+            ]),
+            ("homed_uptime_seconds", "Time since the start.", (), [((), time.monotonic() - self._started)]),
+        ]  # fmt: skip
+
+
+def lock(state: Path) -> TextIO:
+    """Hold the state directory for as long as the file is open. StoreError where another homed does."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (state / "lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"the state directory {state} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StoreError(f"another homed uses {state}") from error
+    return file

@@ -1,0 +1,137 @@
+"""Every error that homed raises on purpose: a stable code, an HTTP status and a gRPC status each.
+
+The API layer turns them into the shape that a family documents; nothing else decides on a status.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+
+class HomedError(Exception):
+    """The root. `code` is stable: clients compare it; `message` is for people."""
+
+    code: str = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+    grpc: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *, code: str | None = None, details: Mapping[str, object] | None = None):
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, object] = dict(details or {})
+        if code is not None:
+            self.code = code
+
+
+class FieldError(NamedTuple):
+    """One wrong field: where it stands (`ports[0]`) and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+class ValidationError(HomedError):
+    """The request cannot be meant: `details.errors` names every wrong field."""
+
+    code = "VALIDATION_ERROR"
+    status = 400
+    grpc = "INVALID_ARGUMENT"
+
+    def __init__(self, errors: Sequence[FieldError], message: str | None = None):
+        said = message or "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in errors)
+        super().__init__(said, details={"errors": [{"field": e.field, "message": e.message} for e in errors]})
+        self.errors = tuple(errors)
+
+
+class ConfigError(HomedError):
+    """The configuration, or a change to it, cannot be taken."""
+
+    code = "CONFIG_ERROR"
+    status = 400
+    grpc = "INVALID_ARGUMENT"
+
+
+class NotFoundError(HomedError):
+    code = "NOT_FOUND"
+    status = 404
+    grpc = "NOT_FOUND"
+
+
+class MethodNotAllowedError(HomedError):
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+    grpc = "UNIMPLEMENTED"
+
+
+class ConflictError(HomedError):
+    code = "CONFLICT"
+    status = 409
+    grpc = "FAILED_PRECONDITION"
+
+
+class UnauthorizedError(HomedError):
+    code = "UNAUTHORIZED"
+    status = 401
+    grpc = "UNAUTHENTICATED"
+
+
+class ForbiddenError(HomedError):
+    code = "FORBIDDEN"
+    status = 403
+    grpc = "PERMISSION_DENIED"
+
+
+class TooLargeError(HomedError):
+    code = "PAYLOAD_TOO_LARGE"
+    status = 413
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class MediaTypeError(HomedError):
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    status = 415
+    grpc = "INVALID_ARGUMENT"
+
+
+class MisdirectedError(HomedError):
+    """The Host header names a machine that this is not: a page elsewhere may be rebinding its name to us."""
+
+    code = "HOST_NOT_ALLOWED"
+    status = 421
+    grpc = "PERMISSION_DENIED"
+
+
+class RateLimitError(HomedError):
+    code = "RATE_LIMIT_EXCEEDED"
+    status = 429
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class EngineError(HomedError):
+    """Docker Engine refused or failed an operation."""
+
+    code = "DOCKER_ERROR"
+    status = 500
+    grpc = "INTERNAL"
+
+
+class EngineUnavailableError(EngineError):
+    """Docker Engine cannot be reached now."""
+
+    status = 503
+    grpc = "UNAVAILABLE"
+
+
+class BusyError(HomedError):
+    """A bound was reached (followers, sockets): later it may work."""
+
+    code = "TOO_BUSY"
+    status = 503
+    grpc = "UNAVAILABLE"
+
+
+class StoreError(HomedError):
+    """The state cannot be read or written."""
+
+    code = "STORE_ERROR"
+    status = 500
+    grpc = "INTERNAL"

@@ -1,0 +1,129 @@
+"""From a log record to what is written: a JSON line or the journal's fields. Runs in the log's own thread."""
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Mapping
+
+import msgspec
+
+from homed.host.redaction import MASK, is_secret_name, redact
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY = 7
+_JSON_OWN = frozenset({"timestamp", "level", "logger", "message", "exception"})
+_JOURNAL_OWN = frozenset(
+    {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER", "EXCEPTION_TEXT"} | {"CODE_FILE", "CODE_LINE", "CODE_FUNC"}
+)
+_NOT_IN_A_FIELD_NAME = re.compile(r"[^A-Z0-9]+")
+_LONGEST_FIELD_NAME = 64
+_DEEPEST = 8
+
+
+def json_line(record: logging.LogRecord) -> bytes:
+    """One object and a line's end; the record's fields in lower case beside homed's own."""
+    line: dict[str, object] = {
+        "timestamp": timestamp(record.created),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": message(record),
+    }
+    for name, value in _fields(record).items():
+        key = name.lower()
+        line[f"field_{key}" if key in _JSON_OWN else key] = _clean(name, value)
+    if exception := exception_text(record):
+        line["exception"] = exception
+    return msgspec.json.encode(line) + b"\n"
+
+
+def journal_fields(record: logging.LogRecord, identifier: str) -> list[str]:
+    """`NAME=value` as sd_journal_sendv(3) takes it; a traceback follows the message, for journalctl."""
+    text, exception = message(record), exception_text(record)
+    sent = [
+        f"MESSAGE={text}\n{exception}" if exception else f"MESSAGE={text}",
+        f"PRIORITY={_priority(record.levelno)}",
+        f"SYSLOG_IDENTIFIER={identifier}",
+        f"LOGGER={_encodable(record.name)}",
+        f"CODE_FILE={_encodable(record.pathname)}",
+        f"CODE_LINE={record.lineno}",
+        f"CODE_FUNC={_encodable(record.funcName or '')}",
+    ]
+    if exception:
+        sent.append(f"EXCEPTION_TEXT={exception}")
+    for name, value in _fields(record).items():
+        if value is not None:
+            sent.append(f"{_journal_name(name)}={_journal_value(_clean(name, value))}")
+    return sent
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with milliseconds, from seconds since 1970."""
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
+
+
+def message(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as error:  # noqa: BLE001 - arguments are anyone's objects; the record must not be lost for them
+        text = f"{record.msg} [its arguments cannot be formatted: {type(error).__name__}]"
+    return redact(_encodable(text))
+
+
+def exception_text(record: logging.LogRecord) -> str:
+    """The traceback, "" without one."""
+    parts = []
+    if record.exc_info and record.exc_info[0] is not None:
+        parts.append("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
+    elif record.exc_text:
+        parts.append(record.exc_text)
+    if record.stack_info:
+        parts.append(record.stack_info)
+    return redact(_encodable("\n".join(parts)))
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, Mapping) else {}
+
+
+def _clean(name: str, value: object, depth: int = 0) -> object:
+    """The value as JSON has it, without secrets."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return MASK if is_secret_name(name) and value else redact(_encodable(value))
+    if isinstance(value, Mapping) and depth < _DEEPEST:
+        return {_encodable(str(key)): _clean(str(key), item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and depth < _DEEPEST:
+        return [_clean(name, item, depth + 1) for item in value]
+    return _clean(name, _printed(value))
+
+
+def _printed(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - as in `message`
+        return f"[{type(value).__name__} cannot be printed: {type(error).__name__}]"
+
+
+def _encodable(text: str) -> str:
+    """File names may hold bytes that are not UTF-8 (lone surrogates here): escaped, no output takes them."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _priority(level: int) -> int:
+    return next((priority for least, priority in _PRIORITIES if level >= least), _DEBUG_PRIORITY)
+
+
+def _journal_name(name: str) -> str:
+    """journald drops a field whose name begins with `_` or a digit, or is longer than 64."""
+    upper = _NOT_IN_A_FIELD_NAME.sub("_", name.upper()).strip("_")
+    if not upper or upper[0].isdigit() or upper in _JOURNAL_OWN:
+        upper = f"FIELD_{upper}"
+    return upper[:_LONGEST_FIELD_NAME]
+
+
+def _journal_value(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,1 @@
+"""State: the interface (`base`), the embedded engine (`sqlite`), and what both hold."""

@@ -1,0 +1,111 @@
+"""Decoding untrusted data into structs, naming every wrong field rather than the first one only.
+
+msgspec stops at the first error, so a struct is taken field by field, and nested structs, lists of structs
+and mappings of structs likewise; the leaves are msgspec's own conversion and keep its rules.
+"""
+
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from homed.errors import FieldError, ValidationError
+
+T = TypeVar("T")
+_WHERE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_MAXIMUM_ERRORS = 50
+
+
+def decode_json(data: bytes, kind: type[T], *, strict: bool = True) -> T:
+    """Parse JSON and convert it; ValidationError names every wrong field."""
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValidationError([FieldError("", f"the body is not JSON: {error}")]) from error
+    return convert(raw, kind, strict=strict)
+
+
+def convert(raw: object, kind: type[T], *, strict: bool = True) -> T:
+    """Convert plain data (dicts, lists, scalars) into `kind`; ValidationError names every wrong field."""
+    errors: list[FieldError] = []
+    value = _convert(raw, kind, "", strict, errors)
+    if errors:
+        raise ValidationError(errors[:_MAXIMUM_ERRORS])
+    return typing.cast(T, value)
+
+
+def _convert(raw: object, kind: Any, path: str, strict: bool, errors: list[FieldError]) -> object:
+    struct = _struct_of(kind)
+    if struct is not None and isinstance(raw, Mapping):
+        return _convert_struct(raw, struct, path, strict, errors)
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) in (tuple, list) and isinstance(raw, list | tuple) and _struct_of(arguments[0]):
+        items = [_convert(item, arguments[0], f"{path}[{i}]", strict, errors) for i, item in enumerate(raw)]
+        return tuple(items) if typing.get_origin(kind) is tuple else items
+    if typing.get_origin(kind) is dict and isinstance(raw, Mapping) and _struct_of(arguments[1]):
+        return {
+            str(key): _convert(item, arguments[1], _join(path, str(key)), strict, errors) for key, item in raw.items()
+        }
+    return _leaf(raw, kind, path, strict, errors)
+
+
+def _convert_struct(
+    raw: Mapping[object, object],
+    kind: type[msgspec.Struct],
+    path: str,
+    strict: bool,
+    errors: list[FieldError],
+) -> object:
+    before = len(errors)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    values: dict[str, object] = {}
+    for name, field in fields.items():
+        where = _join(path, name)
+        if name in raw:
+            values[field.name] = _convert(raw[name], field.type, where, strict, errors)
+        elif field.required:
+            errors.append(FieldError(where, "is required"))
+    if kind.__struct_config__.forbid_unknown_fields:
+        unknown = [str(name) for name in raw if name not in fields]
+        errors.extend(FieldError(_join(path, name), "is not a known field") for name in unknown)
+    if len(errors) > before:
+        return None
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        errors.extend(FieldError(_join(path, e.field), e.message) for e in error.errors)
+    except (ValueError, TypeError) as error:
+        errors.append(FieldError(path, str(error)))
+    return None
+
+
+def _leaf(raw: object, kind: Any, path: str, strict: bool, errors: list[FieldError]) -> object:
+    try:
+        return msgspec.convert(raw, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        found = _WHERE.search(text)
+        inner = found["path"].removeprefix(".") if found else ""
+        errors.append(FieldError(_join(path, inner), _WHERE.sub("", text)))
+    except (RecursionError, OverflowError, ValueError) as error:
+        errors.append(FieldError(path, str(error)))
+    return None
+
+
+def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct that a field's type holds, alone or as `Struct | None`."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(kind) if member not in (type(None), msgspec.UnsetType)]
+        kind = members[0] if len(members) == 1 else None
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    return None
+
+
+def _join(path: str, name: str) -> str:
+    if not path or not name:
+        return path or name
+    return f"{path}{name}" if name.startswith("[") else f"{path}.{name}"

@@ -1,0 +1,1 @@
+"""Tests that need whole boards, and the rig that boots them."""
