@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ class Event(msgspec.Struct, frozen=True):
     """What happened, as the API shows it: `type` is `<thing>.<act>`, `timestamp` is in UTC."""
 
     type: str
-    data: Mapping[str, object]
+    data: Mapping[str, Any]
     timestamp: datetime
 
 

@@ -24,7 +24,8 @@ _HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>homed
 _ICON = '<link rel="icon" href="/docs/assets/favicon.png">'
 _SWAGGER = (
     f'{_HEAD}{_ICON}<link rel="stylesheet" href="/docs/assets/swagger-ui.css"></head><body><div id="ui"></div>'
-    '<script src="/docs/assets/swagger-ui-bundle.js"></script><script src="/docs/assets/start.js"></script></body></html>'
+    '<script src="/docs/assets/swagger-ui-bundle.js"></script>'
+    '<script src="/docs/assets/start.js"></script></body></html>'
 )
 _START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null});'
 _REDOC = (

@@ -1,6 +1,7 @@
 """The Homei API: services, containers, the board, its configuration. Answers stand at the top level, bare."""
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -12,7 +13,7 @@ from homed.errors import HomedError
 class ErrorBody(msgspec.Struct, frozen=True):
     code: str
     message: str
-    details: dict[str, object]
+    details: dict[str, Any]
 
 
 class Error(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -61,7 +62,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None
     next_try: datetime | None
     attempts: int
-    progress: Mapping[str, object] | None
+    progress: Mapping[str, Any] | None
     health: str | None
     exit_code: int | None
     rolled_back: RolledBack | None
