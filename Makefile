@@ -26,7 +26,7 @@ $(VENV)/runtime: requirements/runtime.lock requirements/build.lock requirements/
 	@tools/venv $(PYTHON) $(VENV) requirements/runtime.lock
 	@touch $@
 
-$(VENV)/dev: requirements/dev.lock $(VENV)/runtime | $(CACHE)/packages-test
+$(VENV)/dev: requirements/dev.lock $(VENV)/runtime | $(CACHE)/packages-$(if $(filter 0,$(BOARDS)),run,test)
 	@tools/venv $(PYTHON) $(VENV) requirements/dev.lock
 	@touch $@
 
