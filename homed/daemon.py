@@ -140,7 +140,7 @@ class Daemon:
                     *access_routes.routes(
                         self.keys, self.tokens, self.store, lambda: self._config.api.token_lifetime
                     ),
-                    *metrics_routes.routes(self.metrics),
+                    *metrics_routes.routes(self.metrics, lambda: self._config.monitoring.enabled),
                     *docs.routes(
                         lambda: openapi.document(families, __version__), lambda: openapi.sockets(families, __version__)
                     ),

@@ -38,10 +38,14 @@ _PRINCIPAL = "homed.principal"
 
 
 class Origin(NamedTuple):
-    """Where a request comes from: the peer's address, and whether it came by a listener that is loopback only."""
+    """Where a request comes from: the peer's address, and whether it came by a listener that is loopback only.
+
+    `only` is the one path that its listener serves (the metrics port's); None for all.
+    """
 
     address: str
     trusted: bool
+    only: str | None = None
 
 
 class Front:
@@ -148,6 +152,8 @@ class Front:
     ) -> web.StreamResponse:
         config = self._config()
         self._check_host(request, origin)
+        if origin.only is not None and request.path != origin.only:
+            raise NotFoundError(f"only {origin.only} is served here")
         self._check_origin(route, request, config, headers)
         principal = await self._identify(request, origin, config)
         request[_PRINCIPAL] = principal

@@ -40,6 +40,13 @@ def addresses(config: Config) -> list[tuple[str, int | None]]:
     return list(dict.fromkeys(found))
 
 
+def metrics_port(config: Config) -> int | None:
+    """The port on which `/metrics` stands alone; None where there is none, or it is one of the API's."""
+    port = config.monitoring.metrics_port if config.monitoring.enabled else None
+    own = {config.api.port, *(parse_address(text)[1] for text in config.api.listen)}
+    return None if port in own else port
+
+
 def check_exposure(config: Config, *, have_key: bool, sockets: Sequence[socket.socket] = ()) -> None:
     """Refuse to listen where others can reach it while there is no key. ConfigError says how to make one."""
     exposed = [f"{host}:{port}" for host, port in addresses(config) if port is not None and not is_loopback(host)]
@@ -58,6 +65,7 @@ class Listeners:
     def __init__(self, connections: int):
         self._limit = connections
         self._trusted: set[tuple[str, int]] = set()
+        self._metrics_port: int | None = None
         self._servers: list[asyncio.Server] = []
         self._unix: list[Path] = []
         self.open: list[str] = []
@@ -70,7 +78,8 @@ class Listeners:
         if not isinstance(name, tuple):
             return Origin("unix", trusted=True)
         peer = transport.get_extra_info("peername")
-        return Origin(peer[0] if peer else "gone", trusted=(name[0], name[1]) in self._trusted)
+        only = "/metrics" if name[1] == self._metrics_port else None
+        return Origin(peer[0] if peer else "gone", (name[0], name[1]) in self._trusted, only)
 
     async def start(
         self,
@@ -80,6 +89,7 @@ class Listeners:
         tls: ssl.SSLContext | None,
     ) -> None:
         """Bind and listen. What systemd passed takes the place of `api.host` and `api.port`."""
+        self._metrics_port = metrics_port(config)
         wanted = addresses(config)[1:] if passed else addresses(config)
         sockets = list(passed)
         for host, port in wanted:

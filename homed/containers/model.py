@@ -9,6 +9,7 @@ import msgspec
 
 from homed import clock
 from homed.containers.spec import DIGEST_LABEL, MANAGED_LABEL, SERVICE_LABEL
+from homed.errors import EngineError
 
 _NEVER = "0001-01-01T00:00:00Z"
 
@@ -57,7 +58,14 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_inspect(data: Mapping[str, Any]) -> Container:
-    """From `GET /containers/{id}/json`."""
+    """From `GET /containers/{id}/json`. EngineError where it is not in a form that is known."""
+    try:
+        return _from_inspect(data)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise EngineError(f"Docker Engine told of a container in an unknown form: {error!r}") from error
+
+
+def _from_inspect(data: Mapping[str, Any]) -> Container:
     state, config = data["State"], data["Config"]
     labels = config.get("Labels") or {}
     return Container(
@@ -81,6 +89,7 @@ def from_inspect(data: Mapping[str, Any]) -> Container:
 
 
 def state_of(status: str) -> State:
+    """From Docker's word. ValueError for one that is not its own."""
     return State.STOPPED if status == "exited" else State(status)
 
 

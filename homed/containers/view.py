@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from homed.containers.engine import Engine
-from homed.containers.model import Container, from_inspect, state_of
+from homed.containers.model import Container, from_inspect
 from homed.containers.streams import Streams
 from homed.errors import EngineError, EngineUnavailableError, NotFoundError
 from homed.events import Events
@@ -102,8 +102,8 @@ class View:
                 self._take_out(identity)
             for identity, status in listed.items():
                 known = self._containers.get(identity)
-                if known is None or known.state is not state_of(status):
-                    await self.refresh(identity)
+                if known is None or known.state != ("stopped" if status == "exited" else status):
+                    await self._try_refresh(identity)
 
     async def _follow(self, events: AsyncIterator[dict[str, Any]]) -> None:
         resync = asyncio.create_task(self._resync_regularly())
@@ -135,7 +135,21 @@ class View:
                 found[identity] = from_inspect(await self._engine.inspect(identity))
             except NotFoundError:
                 continue
+            except EngineError as error:
+                self._pass_over(identity, error)
         self._containers = found
+
+    async def _try_refresh(self, container: str) -> None:
+        """One container that the engine cannot tell of must not hide the others."""
+        try:
+            await self.refresh(container)
+        except EngineError as error:
+            self._pass_over(container, error)
+
+    def _pass_over(self, container: str, error: EngineError) -> None:
+        if isinstance(error, EngineUnavailableError):
+            raise error
+        log.warning("Container %s is passed over: %s", container[:12], error.message)
 
     async def _apply_all(self, events: AsyncIterator[dict[str, Any]]) -> None:
         async for event in events:
@@ -148,7 +162,7 @@ class View:
         if action == "destroy":
             self._take_out(identity)
         elif action not in _NO_CHANGE:
-            await self.refresh(identity)
+            await self._try_refresh(identity)
         data: dict[str, object] = {"container_id": identity, "name": attributes.get("name", "")}
         known = self._containers.get(identity)
         if known is not None and known.service is not None:

@@ -1,13 +1,18 @@
 """`/metrics`: what Prometheus scrapes."""
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from homed.api.routes import Call, Route
+from homed.errors import NotFoundError
 from homed.metrics import CONTENT_TYPE, Metrics
 
 
-def routes(metrics: Metrics) -> list[Route]:
+def routes(metrics: Metrics, enabled: Callable[[], bool]) -> list[Route]:
     async def scrape(call: Call) -> web.Response:
+        if not enabled():
+            raise NotFoundError("monitoring.enabled is off")
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     return [
@@ -19,5 +24,6 @@ def routes(metrics: Metrics) -> list[Route]:
             "Monitoring",
             "metrics",
             streams=("text/plain",),
+            errors=(404,),
         )
     ]

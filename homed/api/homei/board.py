@@ -15,7 +15,7 @@ from homed.api.routes import Call, Route
 from homed.clock import now
 from homed.config import Config
 from homed.events import Events
-from homed.health import Health, Level, not_ready, overall
+from homed.health import Component, Health, Level, not_ready, overall
 from homed.host.system import System, SystemInfo
 from homed.settings import Settings, parse_change
 
@@ -23,7 +23,7 @@ Extra = Callable[[Call], Awaitable[Mapping[str, object]]]
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`components` name each part's state; `details` say why one is not healthy."""
+    """`components` name each part's state; `details` say why one is not healthy, to whom may read."""
 
     status: Level
     version: str
@@ -132,13 +132,15 @@ class _Resource:
             uptime_seconds=int(self._uptime()),
             database="connected" if store is not None and store.status is Level.HEALTHY else "disconnected",
             components={name: component.status for name, component in components.items()},
-            details={name: component.message for name, component in components.items() if component.message},
+            details=_told(components) if call.principal.scope is not None else {},
         )
         return await _with(answer, self._extras.health, call)
 
     async def ready(self, call: Call) -> object:
         reasons = not_ready(self._health.components())
-        return (503, Ready("not ready", reasons)) if reasons else Ready("ready")
+        if not reasons:
+            return Ready("ready")
+        return 503, Ready("not ready", reasons if call.principal.scope is not None else ())
 
     async def live(self, call: Call) -> Alive:
         return Alive("alive")
@@ -161,6 +163,10 @@ class _Resource:
 def shown(config: Config, version: str) -> dict[str, Any]:
     data: dict[str, Any] = msgspec.to_builtins(config)
     return {"name": data.pop("name"), "version": version, **data}
+
+
+def _told(components: Mapping[str, Component]) -> dict[str, str]:
+    return {name: component.message for name, component in components.items() if component.message}
 
 
 async def _with(answer: msgspec.Struct, extras: Sequence[Extra], call: Call) -> object:
