@@ -125,7 +125,7 @@ class Keeper:
         if wanted.digest != self._digest:
             self._digest, self._failures, self._pull = wanted.digest, backoff.NONE, backoff.NONE
         containers = self._view.of_service(self.name)
-        self._note_ends(containers)
+        self._note_ends(containers, wanted.restart_policy)
         try:
             actual = await self._look(service, wanted.digest, containers)
         except HomedError as error:
@@ -154,7 +154,7 @@ class Keeper:
             pull=self._pull,
         )
 
-    def _note_ends(self, containers: tuple[Container, ...]) -> None:
+    def _note_ends(self, containers: tuple[Container, ...], policy: str) -> None:
         """Count the ends of the wanted container since the last look; what ended before homed came is not counted."""
         for container in containers:
             if container.digest != self._digest or container.is_up or container.finished_at is None:
@@ -162,7 +162,7 @@ class Keeper:
             if self._ends.get(container.id) == container.finished_at:
                 continue
             self._ends[container.id] = container.finished_at
-            if self._looked:
+            if self._looked and not plan.ended_well(container, policy):
                 stable = self._config().settle_time * _STABLE
                 if backoff.was_stable(container.started_at, container.finished_at, stable):
                     self._failures = backoff.NONE

@@ -206,6 +206,8 @@ def _bring_up(
     if wanted.on_trial and actual.failures.reason in BAD_STARTS and not wanted.restart:
         return Plan("failed", (Step(REJECT, text=actual.failures.message),))
     if current.state is not State.CREATED and not wanted.restart:
+        if ended_well(current, wanted.restart_policy):
+            return _done(wanted, current, others)
         refused = _policy_refuses(wanted, current, actual.failures)
         if refused is not None:
             return refused
@@ -221,6 +223,18 @@ def _bring_up(
     if wanted.restart:
         steps.append(Step(RESTARTED))
     return Plan("starting", tuple(steps))
+
+
+def ended_well(container: Container, restart_policy: str) -> bool:
+    """Whether a container that ended was meant to: it ended with 0, and its policy lets it."""
+    return container.exit_code == 0 and restart_policy.partition(":")[0] in ("no", "on-failure")
+
+
+def _done(wanted: Wanted, current: Container, others: tuple[Container, ...]) -> Plan:
+    steps = [] if wanted.confirmed else [Step(CONFIRM)]
+    steps += [Step(REMOVE, other.id) for other in others]
+    message = f"it ended with 0; its policy is '{wanted.restart_policy}'"
+    return Plan("stopped", tuple(steps), reason="ended", message=message)
 
 
 def _take_name(wanted: Wanted, current: Container, others: tuple[Container, ...]) -> list[Step]:
@@ -239,11 +253,8 @@ def _policy_refuses(wanted: Wanted, current: Container, failures: Failures) -> P
     ended = how_it_ended(current)
     if policy == "no":
         return Plan("stopped", reason="ended", message=f"{ended}; its policy is 'no'")
-    if policy == "on-failure":
-        if current.exit_code == 0:
-            return Plan("stopped", reason="ended", message="it ended with 0; its policy is 'on-failure'")
-        if most and failures.times > int(most):
-            return Plan("failed", reason="gave_up", message=f"{ended}, after {most} restarts: start it to try again")
+    if policy == "on-failure" and most and failures.times > int(most):
+        return Plan("failed", reason="gave_up", message=f"{ended}, after {most} restarts: start it to try again")
     return None
 
 
