@@ -7,7 +7,7 @@ and mappings of structs likewise; the leaves are msgspec's own conversion and ke
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +17,14 @@ from homed.errors import FieldError, ValidationError
 T = TypeVar("T")
 _WHERE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _MAXIMUM_ERRORS = 50
+
+
+@typing.runtime_checkable
+class Partial(typing.Protocol):
+    """A struct that can say what is wrong with some of its fields while others are missing or of a wrong type."""
+
+    @classmethod
+    def partial_errors(cls, values: Mapping[str, Any]) -> Sequence[FieldError]: ...
 
 
 def decode_json(data: bytes, kind: type[T], *, strict: bool = True) -> T:
@@ -65,13 +73,18 @@ def _convert_struct(
     for name, field in fields.items():
         where = _join(path, name)
         if name in raw:
-            values[field.name] = _convert(raw[name], field.type, where, strict, errors)
+            known = len(errors)
+            value = _convert(raw[name], field.type, where, strict, errors)
+            if len(errors) == known:
+                values[field.name] = value
         elif field.required:
             errors.append(FieldError(where, "is required"))
     if kind.__struct_config__.forbid_unknown_fields:
         unknown = [str(name) for name in raw if name not in fields]
         errors.extend(FieldError(_join(path, name), "is not a known field") for name in unknown)
     if len(errors) > before:
+        if issubclass(kind, Partial):
+            errors.extend(FieldError(_join(path, e.field), e.message) for e in kind.partial_errors(values))
         return None
     try:
         return kind(**values)

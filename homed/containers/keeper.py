@@ -104,6 +104,8 @@ class Keeper:
                     continue
                 wait = self._until(done)
                 passes = 0
+                if done.steps:
+                    self._say_stuck(wait)
             await self._sleep(wait)
 
     def _until(self, done: Plan) -> float | None:
@@ -188,7 +190,8 @@ class Keeper:
         finally:
             if step.act == plan.STOP:
                 self._see_own_end(step.container)
-            self._report(msgspec.structs.replace(self.report, step=None, busy=False, progress=None))
+            # Busy until the next look says otherwise: in between there is no reason to tell.
+            self._report(msgspec.structs.replace(self.report, step=None, progress=None))
         if step.act == plan.PULL:
             self._pull = backoff.NONE
         if step.text == "unhealthy":
@@ -265,6 +268,20 @@ class Keeper:
                 container=container,
                 revision=entry.revision,
                 busy=bool(decided.steps),
+            )
+        )
+
+    def _say_stuck(self, wait: float | None) -> None:
+        """A step failed that no plan knows how to wait for: say so, and wait."""
+        failures = self._failures
+        self._report(
+            msgspec.structs.replace(
+                self.report,
+                busy=False,
+                reason=failures.reason or "busy",
+                message=failures.message or "it needs more steps than are taken at once",
+                attempts=failures.times,
+                next_try=_wall(time.monotonic() + (wait or 0.0)),
             )
         )
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -9,7 +10,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from homed.errors import FieldError, ValidationError
 
-ServiceName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")]
+# As Docker Engine names containers: of two characters at least.
+ServiceName = Annotated[str, Meta(min_length=2, max_length=63, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")]
 Image = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$")]
 RestartPolicy = Annotated[str, Meta(pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$")]
 Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
@@ -70,33 +72,14 @@ class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stop_timeout: Annotated[int, Meta(ge=0, le=3600)] = 10
 
     def __post_init__(self) -> None:
-        errors: list[FieldError] = []
-        for field, parse in (
-            ("ports", parse_port),
-            ("volumes", parse_volume),
-            ("devices", parse_device),
-            ("tmpfs", _parse_tmpfs),
-        ):
-            for i, text in enumerate(getattr(self, field)):
-                _note(errors, f"{field}[{i}]", parse, text)
-        for field in ("command", "entrypoint"):
-            value = getattr(self, field)
-            if value is not None:
-                _note(errors, field, arguments, value)
-        if self.memory is not None:
-            _note(errors, "memory", memory_bytes, self.memory)
-        errors += [
-            FieldError(f"environment.{name}", "the name must not be empty nor hold '='")
-            for name in self.environment
-            if not _VARIABLE.fullmatch(name)
-        ]
-        errors += _label_errors(self.labels)
-        if len(set(self.depends_on)) != len(self.depends_on):
-            errors.append(FieldError("depends_on", "names a service twice"))
-        if self.network in ("host", "none") and self.ports:
-            errors.append(FieldError("ports", f"cannot be published with network '{self.network}'"))
+        errors = field_errors({name: getattr(self, name) for name in self.__struct_fields__})
         if errors:
             raise ValidationError(errors)
+
+    @classmethod
+    def partial_errors(cls, values: Mapping[str, Any]) -> list[FieldError]:
+        """What is wrong with some of the fields, where others are wrong already (`validation.convert`)."""
+        return field_errors(values)
 
 
 class PortMapping(NamedTuple):
@@ -124,6 +107,34 @@ class DeviceMapping(NamedTuple):
     source: str
     target: str
     permissions: str
+
+
+def field_errors(values: Mapping[str, Any]) -> list[FieldError]:
+    """What is wrong with these fields of a spec beyond their types; fields that are left out are not looked at."""
+    errors: list[FieldError] = []
+    for field, parse in (
+        ("ports", parse_port),
+        ("volumes", parse_volume),
+        ("devices", parse_device),
+        ("tmpfs", _parse_tmpfs),
+    ):
+        for i, text in enumerate(values.get(field, ())):
+            _note(errors, f"{field}[{i}]", parse, text)
+    for field, check in (("command", arguments), ("entrypoint", arguments), ("memory", memory_bytes)):
+        if values.get(field) is not None:
+            _note(errors, field, check, values[field])
+    errors += [
+        FieldError(f"environment.{name}", "the name must not be empty nor hold '='")
+        for name in values.get("environment", {})
+        if not _VARIABLE.fullmatch(name)
+    ]
+    errors += _label_errors(values.get("labels", {}))
+    depends_on = values.get("depends_on", ())
+    if len(set(depends_on)) != len(depends_on):
+        errors.append(FieldError("depends_on", "names a service twice"))
+    if values.get("network") in ("host", "none") and values.get("ports"):
+        errors.append(FieldError("ports", f"cannot be published with network '{values['network']}'"))
+    return errors
 
 
 def parse_port(text: str) -> PortMapping:
