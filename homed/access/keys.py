@@ -109,4 +109,5 @@ def check_name(name: str) -> None:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    # A header may hold what is not text: it is no key, and no reason to fail.
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()

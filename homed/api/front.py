@@ -16,7 +16,7 @@ from homed import clock, validation
 from homed.access.scopes import ANONYMOUS, Principal
 from homed.api import auth, decode, guard
 from homed.api.limits import Limiter, Verdict, client_of
-from homed.api.routes import Call, Family, Route
+from homed.api.routes import STREAMED, Call, Family, Route
 from homed.config import Config, LoggedRequests
 from homed.errors import (
     ForbiddenError,
@@ -33,8 +33,8 @@ from homed.store.base import AuditEntry, AuditLog
 log = logging.getLogger("api.requests")
 audit_log = logging.getLogger("audit")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
-_HEADERS = "homed.headers"
-_PRINCIPAL = "homed.principal"
+_HEADERS = web.RequestKey("homed.headers", dict[str, str])
+_PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
 
 class Origin(NamedTuple):
@@ -73,7 +73,7 @@ class Front:
         self._locate = locate
         self._hostname = hostname
         self._names: frozenset[str] = frozenset()
-        self._changes: set[asyncio.Task[web.StreamResponse]] = set()
+        self._changes: set[asyncio.Task[tuple[web.StreamResponse, str]]] = set()
         self.configure(config())
 
     def configure(self, config: Config) -> None:
@@ -84,11 +84,12 @@ class Front:
     def application(self) -> web.Application:
         app = web.Application()
         for route in self._routes:
-            app.router.add_route(route.method, route.path, self._entry(route))
+            app.router.add_route(route.method, route.path, self._entry(route), expect_handler=_expect)
             if route.method == "GET" and not route.socket and not route.streams:
-                app.router.add_route("HEAD", route.path, self._entry(route))
+                app.router.add_route("HEAD", route.path, self._entry(route), expect_handler=_expect)
         fallback = Route("*", "/{path:.*}", self._not_found, "", "", "system", scope=None, documented=False)
-        app.router.add_route("*", fallback.path, self._entry(replace(fallback, family=self._families[0])))
+        last = self._entry(replace(fallback, family=self._families[0]))
+        app.router.add_route("*", fallback.path, last, expect_handler=_expect)
         app.on_response_prepare.append(_add_headers)
         app.on_shutdown.append(self._finish_changes)
         return app
@@ -114,7 +115,7 @@ class Front:
                 if counter is None:
                     counter = counters[status] = self._metrics.requests.labels(*name, str(status))
                 counter.inc()
-                if timed and not isinstance(request.get("homed.stream"), bool):
+                if timed and not request.get(STREAMED, False):
                     seconds.observe(duration)
                 self._log(route, request, request_id, status, code, duration)
             return response
@@ -124,12 +125,16 @@ class Front:
     async def _serve(self, route: Route, request: web.Request, request_id: str) -> tuple[web.StreamResponse, str]:
         headers = {
             "X-Request-ID": request_id,
-            "Server": "homed",
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "no-store",
         }
         request[_HEADERS] = headers
-        origin = self._locate(request)
+        work = self._handle(route, request, request_id, self._locate(request), headers)
+        return await (self._finish(work) if route.change else work)
+
+    async def _handle(
+        self, route: Route, request: web.Request, request_id: str, origin: Origin, headers: dict[str, str]
+    ) -> tuple[web.StreamResponse, str]:
         code = ""
         try:
             response = await self._answer(route, request, request_id, origin, headers)
@@ -169,8 +174,6 @@ class Front:
             call = replace(call, query=decode.decode_query(request.query, route.query))
         if route.body is not None or route.raw_body is not None:
             call = replace(call, body=await self._body(route, request, config))
-        if route.change:
-            return await self._finish(self._respond(route, call))
         return await self._respond(route, call)
 
     async def _body(self, route: Route, request: web.Request, config: Config) -> object:
@@ -190,8 +193,10 @@ class Front:
         body = msgspec.json.encode(route.family.envelope(value, call))
         return web.Response(body=body, status=status, content_type="application/json")
 
-    async def _finish(self, work: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
-        """Run a change to its end, also where the client goes away meanwhile."""
+    async def _finish(
+        self, work: Coroutine[Any, Any, tuple[web.StreamResponse, str]]
+    ) -> tuple[web.StreamResponse, str]:
+        """Run a change to its end and into the audit log, also where the client goes away meanwhile."""
         task = asyncio.create_task(work)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -273,7 +278,11 @@ class Front:
         assert family is not None
         if isinstance(error, UnauthorizedError):
             request[_HEADERS]["WWW-Authenticate"] = "Bearer"
-        body = msgspec.json.encode(family.error(error, request_id))
+        try:
+            body = msgspec.json.encode(family.error(error, request_id))
+        except UnicodeEncodeError:  # a header or path that is not text was to be quoted
+            error.message, error.details = error.message.encode("ascii", "backslashreplace").decode(), {}
+            body = msgspec.json.encode(family.error(error, request_id))
         return web.Response(body=body, status=error.status, content_type="application/json")
 
     def _family_of(self, path: str) -> Family:
@@ -283,7 +292,7 @@ class Front:
     async def _record(
         self, route: Route, request: web.Request, origin: Origin, status: int, code: str, request_id: str
     ) -> None:
-        principal: Principal = request.get(_PRINCIPAL, ANONYMOUS)
+        principal = request.get(_PRINCIPAL, ANONYMOUS)
         entry = AuditEntry(
             0,
             clock.now(),
@@ -297,7 +306,11 @@ class Front:
         )
         fields = {name: value for name, value in entry._asdict().items() if name not in ("id", "at")}
         audit_log.info("%s %s: %s", route.change, request.path, status, extra={"fields": fields})
-        await self._audit.append(entry)
+        try:
+            await self._audit.append(entry)
+        except HomedError as error:
+            # What was done is done, and stands in the journal by the line above: its answer is still the true one.
+            log.error("The audit log could not be written: %s", error.message)  # noqa: TRY400  its message says all
 
     def _log(
         self, route: Route, request: web.Request, request_id: str, status: int, code: str, duration: float
@@ -317,9 +330,17 @@ class Front:
         log.info("Request processed", extra={"fields": fields})
 
 
+async def _expect(request: web.Request) -> None:
+    """Ask for the body where the client waits for that; aiohttp's own fails on what it does not know."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+
+
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in request.get(_HEADERS, {}).items():
         response.headers.setdefault(name, value)
+    response.headers["Server"] = "homed"  # aiohttp has set its own by now, with its version and Python's
 
 
 def _limit_headers(headers: dict[str, str], verdict: Verdict) -> None:
@@ -329,4 +350,5 @@ def _limit_headers(headers: dict[str, str], verdict: Verdict) -> None:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    return re.fullmatch(re.sub(r"\{[^/]+?\}", "[^/]+", pattern), path) is not None
+    parts = re.split(r"\{[^/]+?\}", pattern)
+    return re.fullmatch("[^/]+".join(map(re.escape, parts)), path) is not None

@@ -36,7 +36,10 @@ def origin_allowed(origin: str, host: str, scheme: str, allowed: Collection[str]
     """The page's own host and port and scheme, or one on the allow-list; `null` and nonsense never are."""
     if origin in allowed:
         return True
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     return parts.scheme == scheme and bool(parts.netloc) and parts.netloc.lower() == host.strip().lower()
 
 

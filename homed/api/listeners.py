@@ -91,9 +91,17 @@ class Listeners:
         """Bind and listen. What systemd passed takes the place of `api.host` and `api.port`."""
         self._metrics_port = metrics_port(config)
         wanted = addresses(config)[1:] if passed else addresses(config)
-        sockets = list(passed)
-        for host, port in wanted:
-            sockets += [_unix(Path(host.removeprefix("unix:")))] if port is None else _bind(host, port)
+        sockets, given = list(passed), {_name_of(one) for one in passed}
+        for name, port in wanted:
+            host = name.removeprefix("unix:")
+            if (host, port) in given:
+                continue
+            if port is None:
+                sockets.append(_unix(Path(host)))
+                # Only what was made here is taken away at the end: on what was passed, systemd goes on listening.
+                self._unix.append(Path(host))
+            else:
+                sockets += _bind(host, port)
         for one in sockets:
             await self._serve(runner, one, tls)
 
@@ -101,9 +109,7 @@ class Listeners:
         server = runner.server
         assert server is not None
         host, port = _name_of(one)
-        if port is None:
-            self._unix.append(Path(host))
-        elif is_loopback(host):
+        if port is not None and is_loopback(host):
             self._trusted.add((host, port))
         one.setblocking(False)
         loop = asyncio.get_running_loop()

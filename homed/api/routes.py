@@ -10,6 +10,9 @@ from aiohttp import web
 from homed.access.scopes import Principal, Scope
 from homed.errors import HomedError
 
+# Set on a request whose answer goes on: its time is not that of an answer.
+STREAMED = web.RequestKey("homed.streamed", bool)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from homed.api.routes import Call
+from homed.api.routes import STREAMED, Call
 from homed.containers.frames import Line
 from homed.containers.logs import FollowerLimit
 from homed.errors import HomedError
@@ -41,7 +41,7 @@ class Streaming:
         """Lines as text/plain, while they come. An error before the first byte is an ordinary answer."""
         request = call.request
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-        request["homed.stream"] = True
+        request[STREAMED] = True
         async with aclosing(batches) as source:  # type: ignore[type-var]
             first = asyncio.ensure_future(anext(source, None))
             # An error comes at once or not at all; a silent log must not hold back the answer's head.
@@ -113,7 +113,7 @@ class Streaming:
             if not socket.can_prepare(call.request):
                 raise NotASocket("this is a WebSocket: connect with ws:// or wss://")
             await socket.prepare(call.request)
-            call.request["homed.stream"] = True
+            call.request[STREAMED] = True
             self._open.add(socket)
             self._track()
             yield socket

@@ -33,6 +33,7 @@ class Engine:
         self._observe = observe
         self._client: APIClient | None = None
         self._connecting = threading.Lock()
+        self._networking = threading.Lock()
         self._quick = ThreadPoolExecutor(_QUICK_THREADS, thread_name_prefix="docker")
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="docker-slow")
 
@@ -94,8 +95,10 @@ class Engine:
         """Make a bridge network of this name where there is none."""
 
         def run(client: "APIClient") -> None:
-            if not any(network["Name"] == name for network in client.networks(names=[name])):
-                client.create_network(name, driver="bridge", labels={MANAGED_LABEL: "true"}, check_duplicate=True)
+            # The engine makes two of one name where two ask at once, and then starts nothing in either.
+            with self._networking:
+                if not any(network["Name"] == name for network in client.networks(names=[name])):
+                    client.create_network(name, driver="bridge", labels={MANAGED_LABEL: "true"}, check_duplicate=True)
 
         await self._call("create_network", run)
 

@@ -196,7 +196,7 @@ class Keeper:
             self._pull = backoff.NONE
         if step.text == "unhealthy":
             self._count("unhealthy", "its health check failed")
-        if step.act == plan.RESTARTED or (step.act == plan.CONFIRM and self._failures.times):
+        if step.act == plan.CONFIRM or (step.act == plan.RESTARTED and self._failures.reason != plan.START_FAILED):
             self._failures = backoff.NONE
         log.info("%s: %s", self.name, step.act, extra={"fields": {"service": self.name, "step": step.act}})
         return True

@@ -123,6 +123,9 @@ _WHY_NOT = {"stopped": "it was stopped: start it", "disabled": "it is disabled: 
 
 
 def _run(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
+    dead = [container for container in actual.containers if container.state is State.DEAD]
+    if dead:  # what the engine half removed: it can never be started again
+        return Plan("creating", tuple(Step(REMOVE, container.id) for container in dead))
     fitting = [container for container in actual.containers if container.digest == wanted.digest]
     fitting.sort(key=lambda container: (container.is_up, container.created_at), reverse=True)
     if not fitting:
@@ -137,8 +140,7 @@ def _run(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
 def _create(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
     running = any(container.is_up for container in actual.containers)
     if actual.name_taken is not None:
-        message = f"a container that is not homed's has this name ({actual.name_taken[:12]}): remove or rename it"
-        return Plan("failed", reason="name_taken", message=message)
+        return _name_taken(actual.name_taken)
     if not actual.image_present:
         if actual.pull.next_at > timing.mono:
             status = "running" if running else "waiting"
@@ -155,6 +157,11 @@ def _create(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
     return Plan("creating", (Step(CREATE, name=name),))
 
 
+def _name_taken(holder: str) -> Plan:
+    message = f"a container that is not homed's has this name ({holder[:12]}): remove or rename it"
+    return Plan("failed", reason="name_taken", message=message)
+
+
 def _waiting(actual: Actual) -> Plan | None:
     missing = [dependency for dependency in actual.dependencies if not dependency.ready]
     if not missing:
@@ -164,11 +171,11 @@ def _waiting(actual: Actual) -> Plan | None:
 
 
 def _watch(wanted: Wanted, current: Container, others: tuple[Container, ...], actual: Actual, timing: Timing) -> Plan:
-    if current.state is State.PAUSED:
-        return Plan("paused", reason="paused", message="its container was paused by hand: it stays so")
     if wanted.restart:
         stop = Step(STOP, current.id, timeout=wanted.stop_timeout)
         return Plan("restarting", (stop, Step(START, current.id), Step(RESTARTED)))
+    if current.state is State.PAUSED:
+        return Plan("paused", reason="paused", message="its container was paused by hand: it stays so")
     uptime = (timing.now - current.started_at).total_seconds() if current.started_at else 0.0
     if current.health == "unhealthy":
         return _unhealthy(wanted, current, actual, timing)
@@ -203,9 +210,13 @@ def _unhealthy(wanted: Wanted, current: Container, actual: Actual, timing: Timin
 def _bring_up(
     wanted: Wanted, current: Container, others: tuple[Container, ...], actual: Actual, timing: Timing
 ) -> Plan:
+    start_failed = actual.failures.reason == START_FAILED
+    if wanted.restart and start_failed:  # it was tried; from here on it waits like any other
+        return Plan("starting", (Step(RESTARTED),))
     if wanted.on_trial and actual.failures.reason in BAD_STARTS and not wanted.restart:
         return Plan("failed", (Step(REJECT, text=actual.failures.message),))
-    if current.state is not State.CREATED and not wanted.restart:
+    # After a start that failed, the end before it is not what the policy judges: homed may have stopped it itself.
+    if current.state is not State.CREATED and not wanted.restart and not start_failed:
         if ended_well(current, wanted.restart_policy):
             return _done(wanted, current, others)
         refused = _policy_refuses(wanted, current, actual.failures)
@@ -217,6 +228,8 @@ def _bring_up(
     if actual.failures.next_at > timing.mono and not wanted.restart:
         reason, message = actual.failures.reason, actual.failures.message
         return Plan("waiting", (), reason, message, actual.failures.next_at)
+    if actual.name_taken is not None and current.name != wanted.name:
+        return _name_taken(actual.name_taken)
     steps = [Step(STOP, other.id, timeout=wanted.stop_timeout) for other in others if other.is_up]
     steps += _take_name(wanted, current, others)
     steps.append(Step(START, current.id))

@@ -29,6 +29,7 @@ class SqliteStore:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
         self.trouble = "it is not open"
 
     async def open(self) -> None:
@@ -36,8 +37,10 @@ class SqliteStore:
         await self._run(self._open)
 
     async def close(self) -> None:
-        await self._run(self._close)
-        self._thread.shutdown()
+        if not self._closed:
+            await self._run(self._close)
+            self._closed = True
+            self._thread.shutdown()
 
     async def get(self, bucket: str, key: str) -> Record | None:
         return await self._do(lambda c: _get(c, bucket, key))
@@ -79,6 +82,8 @@ class SqliteStore:
         return await self._run(lambda: self._transact(act))
 
     async def _run(self, act: Callable[[], T]) -> T:
+        if self._closed:
+            raise StoreError("the store is closed")
         # Shielded: once begun, a write ends as a whole even where the caller has gone.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, act))
 
@@ -98,16 +103,26 @@ class SqliteStore:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self._path, timeout=10, isolation_level="IMMEDIATE")
-            self._path.chmod(0o600)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if damage != "ok":
-                raise StoreError(f"{self._path} is damaged ({damage}): restore it from a backup")
-            migrations.migrate(connection, migrations.steps())
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{self._path} cannot be opened: {error}") from error
+        try:
+            self._prepare(connection)
+        except (sqlite3.Error, OSError) as error:
+            connection.close()
+            raise StoreError(f"{self._path} cannot be opened: {error}") from error
+        except StoreError:
+            connection.close()
+            raise
         self._connection, self.trouble = connection, ""
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        self._path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise StoreError(f"{self._path} is damaged ({damage}): restore it from a backup")
+        migrations.migrate(connection, migrations.steps())
 
     def _close(self) -> None:
         if self._connection is not None:
