@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +17,19 @@ from homed.errors import HomedError
 
 _CONFIG = Path("/etc/homed/homed.toml")
 _STATE = Path("/var/lib/homed")
+_LAST_THREADS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where it failed, 2 where the call was wrong, 78 where the configuration is."""
     options = _parser().parse_args(arguments)
+    code = _run(options)
+    if options.run is _serve:
+        _leave(code)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         result: int = options.run(options)
     except HomedError as error:
@@ -28,6 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return result
+
+
+def _leave(code: int) -> None:
+    """End the process where a thread still waits for an engine that hangs: the interpreter would join it."""
+    end = time.monotonic() + _LAST_THREADS
+    for thread in threading.enumerate():
+        if thread is threading.current_thread() or thread.daemon:
+            continue
+        thread.join(max(0.0, end - time.monotonic()))
+        if thread.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -85,18 +85,24 @@ class Api(Section, frozen=True):
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
+        errors = self.partial_errors({"cors_origins": self.cors_origins, "listen": self.listen})
+        if errors:
+            raise ValidationError(errors)
+
+    @classmethod
+    def partial_errors(cls, values: Mapping[str, Any]) -> list[FieldError]:
+        """What is wrong with some of the fields, where others are wrong already (`validation.convert`)."""
         errors = [
             FieldError(f"cors_origins[{i}]", "must be like https://host or https://host:port, without a path")
-            for i, origin in enumerate(self.cors_origins)
+            for i, origin in enumerate(values.get("cors_origins", ()))
             if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin)
         ]
-        for i, address in enumerate(self.listen):
+        for i, address in enumerate(values.get("listen", ())):
             try:
                 parse_address(address)
             except ValueError as error:
                 errors.append(FieldError(f"listen[{i}]", str(error)))
-        if errors:
-            raise ValidationError(errors)
+        return errors
 
 
 class Monitoring(Section, frozen=True):
@@ -189,6 +195,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def without(data: Mapping[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
+    """The data without the fields at these dotted paths."""
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in paths:
+            continue
+        below = tuple(path.removeprefix(f"{key}.") for path in paths if path.startswith(f"{key}."))
+        kept[key] = without(value, below) if below and isinstance(value, Mapping) else value
+    return kept
+
+
 def check(data: Mapping[str, Any]) -> Config:
     """Plain data into a Config; ValidationError names every wrong field."""
     return validation.convert(data, Config)
@@ -204,7 +221,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
         check(data)
@@ -219,7 +236,7 @@ def read_overlay(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: line 1: must be a JSON object")
@@ -267,7 +284,8 @@ def line_of(text: str, field: str) -> int | None:
     segments = re.sub(r"\[\d+\]", "", field).split(".")
     table: list[str] = []
     best: tuple[int, int] | None = None
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+\s*(#.*)?$", line)
         key = re.match(r"""\s*["']?([A-Za-z0-9_.\-]+)["']?\s*[=:]""", line)
         if header:
@@ -275,11 +293,15 @@ def line_of(text: str, field: str) -> int | None:
             found = table
         elif key:
             found = table + key[1].split(".")
+            if re.search(r":\s*\{\s*$", line):  # JSON: what follows is inside
+                table = found
         else:
+            if re.match(r"\s*\}", line):
+                table = table[:-1]
             continue
         depth = len(found) if segments[: len(found)] == found else 0
-        if not depth and key and key[1] == segments[-1] and not table:
-            depth = 1  # JSON: nesting is not followed, the last name is
         if depth and (best is None or depth > best[0]):
             best = (depth, number)
+    if best is None and len(lines) == 1:
+        return 1
     return best[1] if best else None

@@ -6,23 +6,14 @@ from collections.abc import Iterable
 from homed.containers.keeper import Report
 from homed.containers.model import Container, State
 from homed.containers.reconciler import Reconciler
-from homed.containers.records import Service
 from homed.containers.services import Services
 from homed.containers.view import View
 from homed.health import Component, Health, Level
 from homed.store.sqlite import SqliteStore
 
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
-_WELL = (
-    "running",
-    "stopped",
-    "starting",
-    "pulling",
-    "creating",
-    "restarting",
-    "stopping",
-    "deleting",
-    "pending",
+_WELL = frozenset(
+    {"running", "stopped", "starting", "pulling", "creating", "restarting", "stopping", "deleting", "pending"}
 )
 
 
@@ -32,14 +23,13 @@ def orphans(containers: Iterable[Container], services: Iterable[str]) -> list[Co
     return [container for container in containers if container.managed and container.service not in known]
 
 
-def struggling(services: Iterable[Service], reports: dict[str, Report]) -> list[str]:
-    """The services that are not as they are wanted, with why."""
-    found = []
-    for service in services:
-        report = reports[service.name]
-        if report.status not in _WELL:
-            found.append(f"{service.name} is {report.status}" + (f" ({report.message})" if report.message else ""))
-    return found
+def struggling(reports: Iterable[tuple[str, Report]]) -> list[str]:
+    """The services, by name and report, that are not as they are wanted, with why."""
+    return [
+        f"{name} is {report.status}" + (f" ({report.message})" if report.message else "")
+        for name, report in reports
+        if report.status not in _WELL
+    ]
 
 
 class Observation:
@@ -115,11 +105,11 @@ class Observation:
         return Component(Level.HEALTHY)
 
     def _tell_services(self) -> Component:
-        services = self._services.all()
-        found = struggling(services, {s.name: self._reconciler.report(s.name) for s in services})
+        services = self._services.names()
+        found = struggling([(name, self._reconciler.report(name)) for name in services])
         if found:
             return Component(Level.DEGRADED, "; ".join(found), needed=False)
-        lost = orphans(self._view.all(), self._services.names())
+        lost = orphans(self._view.all(), services)
         if lost:
             names = ", ".join(container.name for container in lost)
             return Component(Level.HEALTHY, f"managed containers without a service: {names}", needed=False)

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from homed import atomic, config
 from homed.config import Config
-from homed.errors import ConfigError, FieldError, ValidationError
+from homed.errors import ConfigError, FieldError, StoreError, ValidationError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class Settings:
         self._started = self.current
         self._listeners: list[Listener] = []
         self._checks: list[Check] = []
+        # A change and a reload come on threads of their own.
+        self._lock = threading.Lock()
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called with every later configuration."""
@@ -43,9 +46,14 @@ class Settings:
     def change(self, change: Mapping[str, Any]) -> list[str]:
         """Merge `change` into the overlay and apply it. The answer: which fields need a restart.
 
-        ValidationError names every wrong field; ConfigError says why a valid change is refused.
+        ValidationError names every wrong field; ConfigError says why a valid change is refused; StoreError
+        (CONFIG_NOT_SAVED) leaves everything as it was.
         This writes with fsync: call it off the event loop, then `apply` on it.
         """
+        with self._lock:
+            return self._change(change)
+
+    def _change(self, change: Mapping[str, Any]) -> list[str]:
         over = config.merge(self._overlay, change)
         new = self._checked(self._base, over)
         changed = config.changed_fields(self.current, new)
@@ -55,19 +63,25 @@ class Settings:
                 f"{', '.join(refused)} can be set in {self._file} only",
                 details={"errors": [{"field": path, "message": "can be set in the file only"} for path in refused]},
             )
+        # Sent back as they were read, they would outlive a later change of the file.
+        over = config.without(over, config.FILE_ONLY)
         for check in self._checks:
             check(new)
         try:
             self._overlay_file.parent.mkdir(parents=True, exist_ok=True)
             atomic.write(self._overlay_file, json.dumps(over, indent=2, sort_keys=True).encode() + b"\n")
         except OSError as error:
-            raise ConfigError(f"{self._overlay_file}: cannot be written: {error}", code="CONFIG_NOT_SAVED") from error
+            raise StoreError(f"{self._overlay_file}: cannot be written: {error}", code="CONFIG_NOT_SAVED") from error
         self._overlay = over
         self.current = new
         return self.restart_required()
 
     def reload(self) -> list[str]:
         """Read both files anew. ConfigError leaves everything as it was."""
+        with self._lock:
+            return self._reload()
+
+    def _reload(self) -> list[str]:
         _, base, over = config.load(self._file, self._overlay_file)
         new = self._checked(base, over)
         for check in self._checks:

@@ -1,7 +1,7 @@
 """Decoding untrusted data into structs, naming every wrong field rather than the first one only.
 
-msgspec stops at the first error, so a struct is taken field by field, and nested structs, lists of structs
-and mappings of structs likewise; the leaves are msgspec's own conversion and keep its rules.
+msgspec stops at the first error, so a struct is taken field by field, and nested structs, lists and mappings
+likewise; the leaves are msgspec's own conversion and keep its rules.
 """
 
 import re
@@ -50,10 +50,10 @@ def _convert(raw: object, kind: Any, path: str, strict: bool, errors: list[Field
     if struct is not None and isinstance(raw, Mapping):
         return _convert_struct(raw, struct, path, strict, errors)
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) in (tuple, list) and isinstance(raw, list | tuple) and _struct_of(arguments[0]):
+    if typing.get_origin(kind) in (tuple, list) and isinstance(raw, list | tuple):
         items = [_convert(item, arguments[0], f"{path}[{i}]", strict, errors) for i, item in enumerate(raw)]
         return tuple(items) if typing.get_origin(kind) is tuple else items
-    if typing.get_origin(kind) is dict and isinstance(raw, Mapping) and _struct_of(arguments[1]):
+    if typing.get_origin(kind) is dict and isinstance(raw, Mapping):
         return {
             str(key): _convert(item, arguments[1], _join(path, str(key)), strict, errors) for key, item in raw.items()
         }

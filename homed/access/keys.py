@@ -20,7 +20,7 @@ from homed.store.base import Store
 BUCKET = "keys"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
-KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$")]
+KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$(?!\n)")]
 
 
 class Key(msgspec.Struct, frozen=True):

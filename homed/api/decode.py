@@ -3,6 +3,7 @@
 import asyncio
 import types
 import typing
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -43,15 +44,21 @@ def check_json(request: web.Request) -> None:
 def decode_query(query: MultiMapping[str], kind: type[msgspec.Struct]) -> Any:
     """A struct from the query string: its tuple fields take a repeated parameter, unknown ones are passed over."""
     values: dict[str, object] = {}
-    for field in msgspec.structs.fields(kind):
-        name = field.encode_name
-        if name not in query:
-            continue
-        values[name] = query.getall(name) if _is_list(field.type) else query[name]
+    for name, is_list in _parameters(kind):
+        if name in query:
+            values[name] = query.getall(name) if is_list else query[name]
     return validation.convert(values, kind, strict=False)
 
 
+@cache
+def _parameters(kind: type[msgspec.Struct]) -> tuple[tuple[str, bool], ...]:
+    """The names that a route's query may have, and whether each may be given several times."""
+    return tuple((field.encode_name, _is_list(field.type)) for field in msgspec.structs.fields(kind))
+
+
 def _is_list(kind: Any) -> bool:
+    if typing.get_origin(kind) is typing.Annotated:
+        return _is_list(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return any(_is_list(member) for member in typing.get_args(kind))
     return typing.get_origin(kind) in (tuple, list)

@@ -169,12 +169,10 @@ class Front:
             if not verdict.allowed:
                 self._refuse(route.limit, verdict, headers)
         auth.authorize(principal, route.scope)
-        call = Call(request, principal, request_id, request.match_info)
-        if route.query is not None:
-            call = replace(call, query=decode.decode_query(request.query, route.query))
-        if route.body is not None or route.raw_body is not None:
-            call = replace(call, body=await self._body(route, request, config))
-        return await self._respond(route, call)
+        query = None if route.query is None else decode.decode_query(request.query, route.query)
+        has_body = route.body is not None or route.raw_body is not None
+        body = await self._body(route, request, config) if has_body else None
+        return await self._respond(route, Call(request, principal, request_id, request.match_info, query, body))
 
     async def _body(self, route: Route, request: web.Request, config: Config) -> object:
         data = await decode.read_body(request, config.api.body_limit)

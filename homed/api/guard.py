@@ -5,6 +5,7 @@ the Host must be a name of this board (DNS rebinding), and an Origin must be the
 """
 
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -25,6 +26,11 @@ def host_allowed(header: str, names: Collection[str]) -> bool:
         return False
     if name in names or name == "localhost" or name.endswith(".localhost"):
         return True
+    return _is_address(name)
+
+
+@lru_cache(256)
+def _is_address(name: str) -> bool:
     try:
         ip_address(name)
     except ValueError:

@@ -66,7 +66,10 @@ class Limiter:
 
     def exhausted(self, client: str, name: str, limit: int) -> Verdict | None:
         """The refusal that one more request would get, without taking one; None where it would pass."""
-        _, verdict = take(self._buckets.get((client, name)), limit, self._clock())
+        bucket = self._buckets.get((client, name))
+        if bucket is None:
+            return None
+        _, verdict = take(bucket, limit, self._clock())
         return None if verdict.allowed else verdict
 
 

@@ -42,8 +42,7 @@ class Engine:
 
     async def list_ids(self) -> list[tuple[str, str]]:
         """Every container's id and state, in Docker's words."""
-        listed = await self._call("list", lambda c: c.containers(all=True))
-        return [(one["Id"], one["State"]) for one in listed]
+        return await self._call("list", lambda c: [(str(o["Id"]), str(o["State"])) for o in c.containers(all=True)])
 
     async def inspect(self, container: str) -> dict[str, Any]:
         """What the engine knows of a container. NotFoundError (CONTAINER_NOT_FOUND)."""
@@ -157,6 +156,8 @@ class Engine:
             raise EngineUnavailableError(f"Docker Engine did not answer within {_TIMEOUT} s") from error
         except (errors.DockerException, requests.exceptions.RequestException, OSError) as error:
             raise EngineUnavailableError(f"Docker Engine cannot be reached at {self.address}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EngineError(f"Docker Engine answered in an unknown form: {error!r}") from error
 
     def _connected(self) -> "APIClient":
         with self._connecting:

@@ -11,6 +11,7 @@ from homed.containers.engine import Engine
 from homed.containers.plan import Step
 from homed.containers.records import Service
 from homed.containers.services import Services
+from homed.containers.spec import ServiceSpec
 from homed.containers.view import View
 from homed.errors import ConflictError, EngineError, HomedError, NotFoundError
 from homed.events import Events
@@ -49,11 +50,11 @@ class Executor:
         act: Callable[[], Awaitable[None]] = {
             plan.PULL: lambda: self._pull(service, progress),
             plan.CREATE: lambda: self._create(step, service),
-            plan.START: lambda: self._start(step),
+            plan.START: lambda: self._start(step, service),
             plan.STOP: lambda: self._stop(step),
             plan.REMOVE: lambda: self._remove(step),
             plan.RENAME: lambda: self._rename(step),
-            plan.CONFIRM: lambda: self._services.confirm(service.name),
+            plan.CONFIRM: lambda: self._services.confirm(service.name, service.effective),
             plan.REJECT: lambda: self._reject(step, service),
             plan.RESTARTED: lambda: self._services.restarted(service.name),
             plan.FORGET: lambda: self._services.forget(service.name),
@@ -67,15 +68,20 @@ class Executor:
 
     async def _create(self, step: Step, service: Service) -> None:
         spec = service.effective
-        refused = policy.violations(spec, self._allowed(), self._state)
-        if refused:
-            raise EngineError("; ".join(f"{e.field}: {e.message}" for e in refused), code="NOT_ALLOWED")
+        self._check(spec)
         if spec.network not in creation.BUILT_IN_NETWORKS:
             await self._engine.ensure_network(spec.network)
         body = creation.configuration(service.name, spec)
         await self._view.refresh(await self._engine.create(step.name, body))
 
-    async def _start(self, step: Step) -> None:
+    def _check(self, spec: ServiceSpec) -> None:
+        refused = policy.violations(spec, self._allowed(), self._state)
+        if refused:
+            raise EngineError("; ".join(f"{e.field}: {e.message}" for e in refused), code="NOT_ALLOWED")
+
+    async def _start(self, step: Step, service: Service) -> None:
+        # Again: the engine follows links at each start, and what a link leads to may have changed since.
+        self._check(service.effective)
         try:
             await self._engine.start(step.container)
         finally:

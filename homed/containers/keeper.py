@@ -22,7 +22,7 @@ from homed.containers.plan import Actual, Dependency, Plan, Step, Timing
 from homed.containers.records import Service
 from homed.containers.services import Entry, Services
 from homed.containers.view import View
-from homed.errors import HomedError
+from homed.errors import EngineUnavailableError, HomedError
 from homed.events import Events
 
 log = logging.getLogger(__name__)
@@ -226,6 +226,9 @@ class Keeper:
         for one in self._view.of_service(self.name):
             if one.id == container and not one.is_up:
                 self._ends[one.id] = one.finished_at
+                stable = self._config().settle_time * _STABLE
+                if one.digest == self._digest and backoff.was_stable(one.started_at, one.finished_at, stable):
+                    self._failures = backoff.NONE
 
     def _fail(self, step: Step, error: HomedError) -> None:
         fields = {"service": self.name, "step": step.act, "error_code": error.code}
@@ -237,6 +240,9 @@ class Keeper:
             count = self._pull.times + 1
             due = time.monotonic() + backoff.delay(count + 1, first, limit)
             self._pull = Failures(count, due, "pull_failed", error.message)
+        elif isinstance(error, EngineUnavailableError):
+            # The configuration is not to blame: it must not be taken back for it.
+            self._count("engine_failed", error.message)
         else:
             self._count(f"{step.act}_failed", error.message)
 

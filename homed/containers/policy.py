@@ -4,6 +4,7 @@ Asked when a service is stored, and again when its container is made: a path may
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +20,22 @@ _SYSTEM = (
 )  # fmt: skip
 # Harmless to read, and asked for by many images.
 _READABLE = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/run/udev", "/etc/ssl/certs")
-_MEMORY_DEVICES = ("/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg")
+# Character devices that reach memory, flash or disks; disks themselves are told by their kind.
+_RAW = re.compile(r"/dev/(mem|kmem|port|kmsg|nvram|(mtd|sg|ubi|nvme|mmcblk|raw/|cpu/).*)")
+
+
+def real_path(path: str) -> str:
+    """Where a path leads. What may not be looked into may lead anywhere: it counts as the root."""
+    try:
+        return os.path.realpath(path, strict=True)
+    except PermissionError:
+        return "/"
+    except OSError:  # it is not there yet, or its links go round
+        return os.path.realpath(path)
 
 
 def violations(
-    spec: ServiceSpec, allowed: Containers, state: Path, resolve: Callable[[str], str] = os.path.realpath
+    spec: ServiceSpec, allowed: Containers, state: Path, resolve: Callable[[str], str] = real_path
 ) -> list[FieldError]:
     """Every field that asks for more than is allowed."""
     return list(_violations(spec, allowed, state, resolve))
@@ -39,7 +51,11 @@ def _violations(
         volume = parse_volume(text)
         if not volume.is_path:
             continue
-        real = resolve(volume.source)
+        try:
+            real = resolve(volume.source)
+        except OSError as error:  # such as /proc/1/root
+            yield FieldError(f"volumes[{i}]", f"cannot be looked at: {error.strerror}")
+            continue
         if _holds_socket(real, resolve(engine), volume.source, engine) and not allowed.allow_docker_socket:
             yield FieldError(f"volumes[{i}]", "holds Docker's socket: containers.allow_docker_socket is off")
         elif _is_system(real, volume.read_only, resolve(str(state))) and not (
@@ -47,7 +63,7 @@ def _violations(
         ):
             yield FieldError(f"volumes[{i}]", f"{real} is the system's: containers.allow_host_root is off")
     for i, text in enumerate(spec.devices):
-        if not allowed.allow_privileged and _is_raw(resolve(parse_device(text).source)):
+        if not allowed.allow_privileged and _is_raw(parse_device(text).source, resolve):
             yield FieldError(f"devices[{i}]", "is raw memory or a disk: containers.allow_privileged is off")
 
 
@@ -66,10 +82,18 @@ def _inside(path: str, folder: str) -> bool:
     return not folder or path == folder or path.startswith(f"{folder}/")
 
 
-def _is_raw(path: str) -> bool:
-    if path in _MEMORY_DEVICES:
-        return True
+def _is_raw(device: str, resolve: Callable[[str], str]) -> bool:
+    """Whether a device is raw memory or a disk, or a folder that holds one: the engine hands over all that is in it."""
     try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
-    except OSError:
+        path = resolve(device)
+        if path == "/dev" or _RAW.fullmatch(path):
+            return True
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            inside = (f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names)
+            return any(_RAW.fullmatch(one) or stat.S_ISBLK(os.lstat(one).st_mode) for one in inside)
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
+    return stat.S_ISBLK(mode)

@@ -138,9 +138,11 @@ class Reconciler:
         self._notify(name)
         if report.busy:
             return
-        for other, names in self._services.graph().items():
-            if name in names and other in self._keepers and self._keepers[other].report.reason == "dependency":
-                self._keepers[other].wake()
+        for service in self._services.all():
+            keeper = self._keepers.get(service.name)
+            waits = keeper is not None and keeper.report.reason == "dependency"
+            if keeper is not None and waits and name in service.effective.depends_on:
+                keeper.wake()
 
     def _notify(self, name: str) -> None:
         for waiter in self._waiters.get(name, ()):

@@ -41,10 +41,10 @@ class Services:
             self._entries[record.key] = Entry(msgspec.json.decode(record.value, type=Service), record.revision)
 
     def names(self) -> list[str]:
-        return sorted(self._entries)
+        return list(self._entries)
 
     def all(self) -> list[Service]:
-        return [entry.service for _, entry in sorted(self._entries.items())]
+        return [entry.service for entry in self._entries.values()]
 
     def find(self, name: str) -> Entry | None:
         return self._entries.get(name)
@@ -98,9 +98,9 @@ class Services:
                 )
             return await self._write(msgspec.structs.replace(old, deleting=True, updated_at=now()), revision)
 
-    async def confirm(self, name: str) -> None:
-        """Remember the effective configuration as one that runs well."""
-        await self._note(name, lambda service: msgspec.structs.replace(service, good=service.effective))
+    async def confirm(self, name: str, spec: ServiceSpec) -> None:
+        """Remember a configuration as one that runs well: the wanted one may be another by now."""
+        await self._note(name, lambda service: msgspec.structs.replace(service, good=spec))
 
     async def reject(self, name: str, digest: str, reason: str) -> None:
         """Take a configuration back: the last good one takes its place."""
@@ -127,7 +127,10 @@ class Services:
 
     async def _write(self, service: Service, revision: int) -> Entry:
         written = await self._store.put(BUCKET, service.name, msgspec.json.encode(service), revision)
+        is_new = service.name not in self._entries
         entry = self._entries[service.name] = Entry(service, written)
+        if is_new:  # in the order in which they are listed, far more often than made
+            self._entries = dict(sorted(self._entries.items()))
         self._tell(service.name)
         return entry
 

@@ -11,9 +11,9 @@ from msgspec import UNSET, Meta, UnsetType
 from homed.errors import FieldError, ValidationError
 
 # As Docker Engine names containers: of two characters at least.
-ServiceName = Annotated[str, Meta(min_length=2, max_length=63, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")]
-Image = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$")]
-RestartPolicy = Annotated[str, Meta(pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$")]
+ServiceName = Annotated[str, Meta(min_length=2, max_length=63, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$(?!\n)")]
+Image = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$(?!\n)")]
+RestartPolicy = Annotated[str, Meta(pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$(?!\n)")]
 Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Command = Annotated[str, Meta(max_length=32_768)] | tuple[Text, ...]
@@ -59,9 +59,9 @@ class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     labels: dict[str, Text] = {}
     command: Command | None = None
     entrypoint: Command | None = None
-    network: Annotated[str, Meta(max_length=128, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")] = "bridge"
+    network: Annotated[str, Meta(max_length=128, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$(?!\n)")] = "bridge"
     devices: tuple[str, ...] = ()
-    user: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_][a-z0-9_.-]*(:[a-z0-9_][a-z0-9_.-]*)?$")] | None = None
+    user: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_][a-z0-9_.-]*(:[a-z0-9_][a-z0-9_.-]*)?$(?!\n)")] | None = None
     read_only: bool = False
     tmpfs: tuple[str, ...] = ()
     memory: Annotated[int, Meta(ge=1, le=2**50)] | Annotated[str, Meta(max_length=32)] | None = None

@@ -14,7 +14,7 @@ from homed.clock import now
 from homed.containers.engine import Engine
 from homed.containers.model import Container, State
 from homed.containers.view import View
-from homed.errors import ConflictError, EngineError, NotFoundError
+from homed.errors import ConflictError, EngineError, HomedError
 
 log = logging.getLogger(__name__)
 _FRESH = 1.0
@@ -43,7 +43,14 @@ class Usage(NamedTuple):
 
 
 def parse(data: Mapping[str, Any], at: float) -> Sample:
-    """A sample from Docker's stats; what the engine does not tell (a stopped container) is 0."""
+    """A sample from Docker's stats; what the engine does not tell (a stopped container) is 0. EngineError."""
+    try:
+        return _parse(data, at)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise EngineError(f"Docker Engine told of usage in an unknown form: {error!r}") from error
+
+
+def _parse(data: Mapping[str, Any], at: float) -> Sample:
     memory = data.get("memory_stats") or {}
     details = memory.get("stats") or {}
     # As `docker stats`: the page cache that can be given back is not counted (cgroup v1 and v2 name it differently).
@@ -104,7 +111,7 @@ class Stats:
             for container in running:
                 try:
                     await self._sample(container)
-                except (EngineError, NotFoundError) as error:
+                except HomedError as error:
                     log.debug("No sample of %s: %s", container.name, error.message)
 
     async def _sample(self, container: Container) -> tuple[Sample, Sample]:

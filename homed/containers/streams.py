@@ -43,7 +43,7 @@ class Streams:
                     raise EngineError("an event of Docker Engine has no end")
                 for line in lines:
                     if line.strip():
-                        yield json.loads(line)
+                        yield _event(line)
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailableError(f"Docker Engine's events broke off: {error}") from error
         raise EngineUnavailableError("Docker Engine ended its events")
@@ -93,6 +93,16 @@ class Streams:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise EngineError("an event of Docker Engine is not JSON") from error
+    if not isinstance(event, dict):
+        raise EngineError("an event of Docker Engine is not an object")
+    return event
 
 
 def _message(text: str) -> str:

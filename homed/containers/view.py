@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from homed.containers.engine import Engine
 from homed.containers.model import Container, from_inspect
 from homed.containers.streams import Streams
-from homed.errors import EngineError, EngineUnavailableError, NotFoundError
+from homed.errors import EngineError, EngineUnavailableError, HomedError, NotFoundError
 from homed.events import Events
 
 log = logging.getLogger(__name__)
@@ -71,16 +72,18 @@ class View:
         """Follow the engine for ever; where it goes away, say so and come back."""
         retry = _SHORTEST_RETRY
         while True:
-            was_connected = False
+            connected_at = None
             try:
                 async with self._streams.events() as events:
                     await self._read_all()
                     self._connect()
-                    was_connected = True
+                    connected_at = time.monotonic()
                     await self._follow(events)
-            except EngineError as error:
+            except HomedError as error:
                 self._disconnect(error.message)
-            retry = _SHORTEST_RETRY if was_connected else min(retry * 2, _LONGEST_RETRY)
+            # One that comes and goes again at once is asked ever more slowly, as one that does not come.
+            lasted = connected_at is not None and time.monotonic() - connected_at > _LONGEST_RETRY
+            retry = _SHORTEST_RETRY if lasted else min(retry * 2, _LONGEST_RETRY)
             await asyncio.sleep(retry)
 
     async def refresh(self, container: str) -> None:
@@ -157,8 +160,10 @@ class View:
 
     async def _apply(self, event: Mapping[str, Any]) -> None:
         action, _, detail = str(event.get("Action", "")).partition(": ")
-        actor = event.get("Actor") or {}
-        identity, attributes = str(actor.get("ID", "")), actor.get("Attributes") or {}
+        actor = _table(event.get("Actor"))
+        identity, attributes = str(actor.get("ID", "")), _table(actor.get("Attributes"))
+        if not identity:
+            return
         if action == "destroy":
             self._take_out(identity)
         elif action not in _NO_CHANGE:
@@ -167,8 +172,9 @@ class View:
         known = self._containers.get(identity)
         if known is not None and known.service is not None:
             data["service"] = known.service
-        if action == "die" and "exitCode" in attributes:
-            data["exit_code"] = int(attributes["exitCode"])
+        code = str(attributes.get("exitCode", ""))
+        if action == "die" and code.isascii() and code.isdigit():
+            data["exit_code"] = int(code)
         if detail:
             data["health"] = detail
         self._events.publish(f"container.{action}", data)
@@ -195,3 +201,7 @@ class View:
         if was:
             self._events.publish("engine.disconnected", {"message": trouble})
             self._tell(None)
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

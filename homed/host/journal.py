@@ -25,6 +25,8 @@ CAPACITY = 4096  # records: about 4 MB at most
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _BATCH = 256
+# Woken for each record, the log's thread would fight the event loop for the interpreter at every request.
+_REST = 0.02
 _TELL_DROPPED_EVERY = 1.0
 _CRASH_PATIENCE = 2.0
 
@@ -157,6 +159,7 @@ class LogSink:
             self._write(item)
             if records.empty():
                 self._guarded(self._writer.flush)
+                self._closing.wait(_REST)
             self._tell_dropped()
         self._tell_dropped(now=True)
 

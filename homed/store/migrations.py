@@ -38,5 +38,7 @@ def migrate(connection: sqlite3.Connection, known: Mapping[int, str]) -> int:
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if connection.execute("PRAGMA user_version").fetchone()[0] >= number:
+                continue  # another process was first
             raise StoreError(f"the state cannot be brought to schema {number}: {error}") from error
     return newest

@@ -70,34 +70,31 @@ class Homed:
             self.configure(_OUTSIDE)
             self.restart()
             self._as_usual = True
-        for service in self.call("GET", "/api/v1/services").body["services"]:
-            assert self.call("DELETE", f"/api/v1/services/{service['name']}").status in (200, 202, 409)
-        until("its services to go", lambda: not self.call("GET", "/api/v1/services").body["services"], timeout=30)
+        until("homed to be ready", lambda: self.call("GET", "/health/ready").status == 200, timeout=30)
+        until("its services to go", self._without_services, timeout=60)
 
-    @contextmanager
-    def unusual(self) -> Iterator[None]:
-        """For what changes the board's files or units: afterwards all is made as usual again."""
+    def unusual(self) -> None:
+        """To be said before the board's files or units are changed: the next test finds all as usual again."""
         self._as_usual = False
-        yield
 
     @contextmanager
     def other_state(self, size: str | None = None) -> Iterator[None]:
         """homed is stopped and its state set aside: there is none, or an empty disk of its own of that size."""
         run = self.board.run
-        with self.unusual():
+        self.unusual()
+        run("systemctl", "stop", UNIT)
+        run("mv", STATE, f"{STATE}.aside")
+        if size is not None:
+            run("mkdir", STATE)
+            run("mount", "-t", "tmpfs", "-o", f"size={size}", "homed", STATE)
+        try:
+            yield
+        finally:
             run("systemctl", "stop", UNIT)
-            run("mv", STATE, f"{STATE}.aside")
             if size is not None:
-                run("mkdir", STATE)
-                run("mount", "-t", "tmpfs", "-o", f"size={size}", "homed", STATE)
-            try:
-                yield
-            finally:
-                run("systemctl", "stop", UNIT)
-                if size is not None:
-                    run("umount", STATE)
-                run("rm", "-rf", STATE)
-                run("mv", f"{STATE}.aside", STATE)
+                run("umount", STATE)
+            run("rm", "-rf", STATE)
+            run("mv", f"{STATE}.aside", STATE)
 
     def configure(self, text: str) -> None:
         self.board.write(CONFIG, text)
@@ -108,6 +105,7 @@ class Homed:
         self.board.run("systemctl", "daemon-reload")
 
     def make_key(self, name: str, scope: str = "admin") -> str:
+        """A running homed sees it within a second."""
         return self.board.run("homed", "key", "create", name, "--scope", scope).stdout.strip()
 
     def restart(self) -> None:
@@ -148,7 +146,14 @@ class Homed:
         return found[0]
 
     def call(
-        self, method: str, path: str, body: object = None, *, key: str | None = "", headers: Mapping[str, str] = {}
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        key: str | None = "",
+        headers: Mapping[str, str] = {},
+        timeout: float = 70,
     ) -> Answer:
         """A request from the machine to the board's address, with the operator's key; None sends none."""
         sent = dict(headers)
@@ -159,17 +164,16 @@ class Homed:
             data, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
         request = Request(f"http://{self.board.address}:{_PORT}{path}", data, sent, method=method)
         try:
-            with _OPEN.open(request, timeout=70) as response:
-                return Answer(response.status, _parsed(response.read()), response.headers)
+            with _OPEN.open(request, timeout=timeout) as response:
+                return Answer(response.status, _parsed(response.read()), dict(response.headers))
         except HTTPError as error:
             with error:
-                return Answer(error.code, _parsed(error.read()), error.headers)
+                return Answer(error.code, _parsed(error.read()), dict(error.headers))
 
-    def create(self, name: str, *, check: bool = True, **fields: object) -> Answer:
+    def create(self, name: str, **fields: object) -> None:
         """A service that does nothing, for ever."""
-        answer = self.call("POST", "/api/v1/services", {"name": name, "image": IMAGE, "command": WORK, **fields})
-        assert answer.status == 201 or not check, answer
-        return answer
+        answer = self.call("POST", "/api/v1/services", service(name, **fields))
+        assert answer.status == 201, answer
 
     def status(self, name: str) -> str:
         return str(self.call("GET", f"/api/v1/services/{name}").body["status"])
@@ -182,9 +186,21 @@ class Homed:
         identity, pid, started = self.board.run("docker", "inspect", f"--format={form}", name).stdout.split()
         return Container(identity, int(pid), started)
 
+    def _without_services(self) -> bool:
+        """Delete what can be deleted; whether nothing is left. What another one depends on goes after it."""
+        gone = True
+        for name in names(self.call("GET", "/api/v1/services").body["services"]):
+            gone &= self.call("DELETE", f"/api/v1/services/{name}").status == 200
+        return gone
+
     def curl(self, *arguments: str, check: bool = True) -> str:
         """What is answered to a request from the board itself."""
         return self.board.run("curl", "--silent", "--show-error", "--fail", *arguments, check=check).stdout
+
+
+def service(name: str, **fields: object) -> dict[str, object]:
+    """What is sent to make a service; without other fields it does nothing, for ever."""
+    return {"name": name, "image": IMAGE, "command": WORK, **fields}
 
 
 def build_wheel(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from homed.containers.logs import MOST_LINES, Logs, Wish, parse_since
 from homed.containers.model import Container, Port, State, from_inspect
 from homed.containers.stats import Stats
 from homed.containers.view import View
-from homed.errors import FieldError, NotFoundError, ValidationError
+from homed.errors import EngineError, FieldError, NotFoundError, ValidationError
 
 PATH = "/api/v1/containers"
 # Docker's own words are understood beside those that are shown.
@@ -242,7 +242,14 @@ def _summary(container: Container) -> dict[str, Any]:
 
 
 def details(data: Mapping[str, Any]) -> ContainerDetails:
-    """From the engine's inspection."""
+    """From the engine's inspection. EngineError where it is not in a form that is known."""
+    try:
+        return _details(data)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise EngineError(f"Docker Engine told of a container in an unknown form: {error!r}") from error
+
+
+def _details(data: Mapping[str, Any]) -> ContainerDetails:
     container = from_inspect(data)
     state, config, network = data["State"], data["Config"], data.get("NetworkSettings") or {}
     return ContainerDetails(

@@ -173,9 +173,8 @@ class _Resource:
         def change(service: Service) -> Service:
             # Asked for again, a configuration that was taken back gets another try.
             return msgspec.structs.replace(
-                service,
+                _enabled(service, service.enabled if enabled is None else enabled),
                 spec=msgspec.structs.replace(service.spec, **given),
-                enabled=service.enabled if enabled is None else enabled,
                 rejected=None,
             )
 
@@ -218,14 +217,14 @@ class _Resource:
 
     async def enable(self, call: Call) -> object:
         def change(service: Service) -> Service:
-            return msgspec.structs.replace(service, enabled=True)
+            return _enabled(service, True)
 
         entry = self._services.get(call.path["service_name"])
         return await self._act(entry.service.name, change, "enabled", running=not entry.service.stopped)
 
     async def disable(self, call: Call) -> object:
         def change(service: Service) -> Service:
-            return msgspec.structs.replace(service, enabled=False, restart=False)
+            return _enabled(service, False)
 
         return await self._act(call.path["service_name"], change, "disabled", running=False)
 
@@ -250,6 +249,13 @@ class _Resource:
                 code="SERVICE_DISABLED",
                 details={"service_name": service.name},
             )
+
+
+def _enabled(service: Service, enabled: bool) -> Service:
+    """Enabled anew, it is started whatever its policy would leave ended: it was homed that had stopped it."""
+    if enabled == service.enabled:
+        return service
+    return msgspec.structs.replace(service, enabled=enabled, restart=enabled and not service.stopped)
 
 
 def _failed(name: str, report: Report) -> HomedError:

@@ -9,7 +9,7 @@ from msgspec import Meta
 from homed.api.routes import Call, Route
 from homed.api.streaming import Streaming
 
-Pattern = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z_*.]+$")]
+Pattern = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z_*.]+$(?!\n)")]
 
 
 class EventQuery(msgspec.Struct, frozen=True):
