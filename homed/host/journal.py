@@ -138,12 +138,14 @@ class LogSink:
             lambda: setattr(sys, "excepthook", before[1]),
             lambda: setattr(threading, "excepthook", before[2]),
             lambda: logging.captureWarnings(False),
+            lambda: _identify_threads(True),
             lambda: root.removeHandler(self._handler),
         ]
         self._thread.start()
         root.setLevel(number)
         root.addHandler(self._handler)
         logging.captureWarnings(True)
+        _identify_threads(False)
         sys.excepthook = self._uncaught
         threading.excepthook = self._uncaught_in_thread
 
@@ -251,6 +253,11 @@ def _journal_send() -> Send:
     from systemd import journal  # may be missing on a development machine
 
     return cast("Send", journal.sendv)
+
+
+def _identify_threads(wanted: bool) -> None:
+    """Whether records carry their thread and process: nothing here shows them, and each costs a lookup."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = wanted
 
 
 def _level(name: str) -> int:

@@ -5,6 +5,7 @@ import re
 import time
 import traceback
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -60,7 +61,12 @@ def journal_fields(record: logging.LogRecord, identifier: str) -> list[str]:
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, from seconds since 1970."""
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
+    return f"{_second(whole)}.{milliseconds:03d}Z"
+
+
+@lru_cache(2)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
 def message(record: logging.LogRecord) -> str:

@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 import time
 
 import pytest
@@ -97,7 +98,9 @@ def test_a_password_in_a_url_never_survives(user: str, secret: str) -> None:
     masked = redact(f"cannot reach nats://{user}:{secret}@10.0.0.2:4222/a")
     assert "Zq9" not in masked
     assert "9qZ" not in masked
-    assert masked.endswith("@10.0.0.2:4222/a")
+    # A user's name that itself announces a secret (`APIKEY:`) has what follows it masked to the end of the word.
+    announces = re.search("key|pass|secret|token|authorization", user, re.IGNORECASE)
+    assert announces or masked.endswith("@10.0.0.2:4222/a")
 
 
 @given(st.text())

@@ -224,21 +224,17 @@ def _wish(query: LogQuery) -> Wish:
 
 
 def summary(container: Container) -> ContainerSummary:
-    return ContainerSummary(**_summary(container))
-
-
-def _summary(container: Container) -> dict[str, Any]:
-    return {
-        "id": container.id,
-        "name": container.name,
-        "image": container.image,
-        "status": str(container.state),
-        "managed": container.managed,
-        "created_at": container.created_at,
-        "ports": container.ports,
-        "service": container.service,
-        "health": container.health,
-    }
+    return ContainerSummary(
+        id=container.id,
+        name=container.name,
+        image=container.image,
+        status=container.state,
+        managed=container.managed,
+        created_at=container.created_at,
+        ports=container.ports,
+        service=container.service,
+        health=container.health,
+    )
 
 
 def details(data: Mapping[str, Any]) -> ContainerDetails:
@@ -253,7 +249,7 @@ def _details(data: Mapping[str, Any]) -> ContainerDetails:
     container = from_inspect(data)
     state, config, network = data["State"], data["Config"], data.get("NetworkSettings") or {}
     return ContainerDetails(
-        **_summary(container),
+        **msgspec.structs.asdict(summary(container)),
         state=ContainerState(
             status=str(state["Status"]),
             running=bool(state["Running"]),

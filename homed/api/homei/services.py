@@ -267,20 +267,16 @@ def _failed(name: str, report: Report) -> HomedError:
 
 
 def summary(service: Service, report: Report) -> ServiceSummary:
-    return ServiceSummary(**_summary(service, report))  # type: ignore[arg-type]
-
-
-def _summary(service: Service, report: Report) -> dict[str, object]:
     spec = service.spec
-    return {
-        "name": service.name,
-        "image": spec.image,
-        "status": report.status,
-        "enabled": service.enabled,
-        "restart_policy": spec.restart_policy,
-        "created_at": service.created_at,
-        "labels": {MANAGED_LABEL: "true", **spec.labels},
-    }
+    return ServiceSummary(
+        name=service.name,
+        image=spec.image,
+        status=report.status,
+        enabled=service.enabled,
+        restart_policy=spec.restart_policy,
+        created_at=service.created_at,
+        labels={MANAGED_LABEL: "true", **spec.labels},
+    )
 
 
 def details(service: Service, report: Report) -> ServiceDetails:
@@ -289,7 +285,7 @@ def details(service: Service, report: Report) -> ServiceDetails:
     shown = ("environment", "ports", "volumes", "depends_on", "command", "entrypoint", "network", "devices", "user",
              "read_only", "tmpfs", "memory", "cpus", "health_check", "privileged", "stop_timeout")  # fmt: skip
     return ServiceDetails(
-        **_summary(service, report),  # type: ignore[arg-type]
+        **msgspec.structs.asdict(summary(service, report)),
         **{field: getattr(spec, field) for field in shown},
         updated_at=service.updated_at,
         has_registry_credentials=spec.registry is not None,
