@@ -74,7 +74,7 @@ class Tokens:
                 options={"require": ["exp", "iat", "sub", "scope"]},
             )
             asked = Scope(claims["scope"])
-        except (jwt.InvalidTokenError, ValueError, KeyError):
+        except (jwt.PyJWTError, ValueError, KeyError, TypeError):
             return None
         key = self._keys.get(str(claims["sub"]))
         if key is None:

@@ -92,16 +92,21 @@ class Listeners:
         self._metrics_port = metrics_port(config)
         wanted = addresses(config)[1:] if passed else addresses(config)
         sockets, given = list(passed), {_name_of(one) for one in passed}
-        for name, port in wanted:
-            host = name.removeprefix("unix:")
-            if (host, port) in given:
-                continue
-            if port is None:
-                sockets.append(_unix(Path(host)))
-                # Only what was made here is taken away at the end: on what was passed, systemd goes on listening.
-                self._unix.append(Path(host))
-            else:
-                sockets += _bind(host, port)
+        try:
+            for name, port in wanted:
+                host = name.removeprefix("unix:")
+                if (host, port) in given:
+                    continue
+                if port is None:
+                    sockets.append(_unix(Path(host)))
+                    # Only what was made here is taken away at the end: on what was passed, systemd goes on listening.
+                    self._unix.append(Path(host))
+                else:
+                    sockets += _bind(host, port)
+        except ConfigError:
+            for one in sockets[len(passed) :]:
+                one.close()
+            raise
         for one in sockets:
             await self._serve(runner, one, tls)
 
@@ -178,6 +183,9 @@ def _unix(path: Path) -> socket.socket:
         before = os.umask(0o117)
         try:
             one.bind(str(path))
+        except OSError:
+            one.close()
+            raise
         finally:
             os.umask(before)
     except OSError as error:

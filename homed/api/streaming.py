@@ -44,29 +44,40 @@ class Streaming:
         request[STREAMED] = True
         async with aclosing(batches) as source:  # type: ignore[type-var]
             first = asyncio.ensure_future(anext(source, None))
-            # An error comes at once or not at all; a silent log must not hold back the answer's head.
-            await asyncio.wait({first}, timeout=0.2)
-            if first.done():
-                first.result()
-            self._track()
             try:
-                await response.prepare(request)
-                batch = await first
-                while batch is not None:
-                    data = b"".join(line.text + b"\n" for line in batch)
-                    async with asyncio.timeout(_WRITE_DEADLINE):
-                        await response.write(data)
-                    batch = await anext(source, None)
-                await response.write_eof()
-            except (HomedError, TimeoutError) as error:
-                log.info("A followed log ended: %s", error or "its reader was too slow")
-                if isinstance(error, TimeoutError):
-                    self._dropped()
-                self._abort(request)
+                # An error comes at once or not at all; a silent log must not hold back the answer's head.
+                await asyncio.wait({first}, timeout=0.2)
+                if first.done():
+                    first.result()
+                self._track()
+                await self._write(request, response, first, source)
             finally:
+                # Also where the client goes away this early: a source that still reads cannot be closed.
                 first.cancel()
                 await asyncio.gather(first, return_exceptions=True)
         return response
+
+    async def _write(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        first: "asyncio.Future[list[Line] | None]",
+        source: AsyncIterator[list[Line]],
+    ) -> None:
+        try:
+            await response.prepare(request)
+            batch = await first
+            while batch is not None:
+                data = b"".join(line.text + b"\n" for line in batch)
+                async with asyncio.timeout(_WRITE_DEADLINE):
+                    await response.write(data)
+                batch = await anext(source, None)
+            await response.write_eof()
+        except (HomedError, TimeoutError) as error:
+            log.info("A followed log ended: %s", error or "its reader was too slow")
+            if isinstance(error, TimeoutError):
+                self._dropped()
+            self._abort(request)
 
     async def lines(self, call: Call, batches: AsyncIterator[list[Line]]) -> web.StreamResponse:
         """Each line as a text message; closed when the log ends."""

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -38,6 +39,8 @@ class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.command:
             raise ValidationError([FieldError("command", "must not be empty")])
+        if "\0" in self.command:
+            raise ValidationError([FieldError("command", "must not hold a NUL")])
 
 
 class Registry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +64,9 @@ class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     entrypoint: Command | None = None
     network: Annotated[str, Meta(max_length=128, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$(?!\n)")] = "bridge"
     devices: tuple[str, ...] = ()
-    user: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_][a-z0-9_.-]*(:[a-z0-9_][a-z0-9_.-]*)?$(?!\n)")] | None = None
+    user: (
+        Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_][a-z0-9_.-]*(:[a-z0-9_][a-z0-9_.-]*)?$(?!\n)")] | None
+    ) = None
     read_only: bool = False
     tmpfs: tuple[str, ...] = ()
     memory: Annotated[int, Meta(ge=1, le=2**50)] | Annotated[str, Meta(max_length=32)] | None = None
@@ -149,9 +154,13 @@ def parse_port(text: str) -> PortMapping:
     host, port = int(match["host"]) if match["host"] else None, int(match["port"])
     if not 0 < port < 65536 or (host is not None and not 0 < host < 65536):
         raise ValueError("a port is between 1 and 65535")
-    if match["ip"] and "[" not in match["ip"] and any(int(part) > 255 for part in match["ip"].split(".")):
-        raise ValueError("is not an address of this board")
-    return PortMapping((match["ip"] or "").strip("[]"), host, port, match["protocol"] or "tcp")
+    address = (match["ip"] or "").strip("[]")
+    if address:
+        try:
+            ip_address(address)
+        except ValueError as error:
+            raise ValueError("is not an address of this board") from error
+    return PortMapping(address, host, port, match["protocol"] or "tcp")
 
 
 def parse_volume(text: str) -> VolumeMapping:

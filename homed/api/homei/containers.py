@@ -154,15 +154,22 @@ class _Resource:
         self._logs = logs
         self._stats = stats
         self._streaming = streaming
+        self._seen: Sequence[Container] = ()
+        self._shown: Sequence[ContainerSummary] = ()
 
     async def list(self, call: Call) -> ContainerList:
         self._view.require_connection()
         query: ContainerQuery = call.query
         status = _status(query.status)
-        found = [
-            summary(c) for c in self._view.all() if query.managed in (None, c.managed) and status in (None, c.state)
-        ]
-        return ContainerList(sorted(found, key=lambda c: c.name))
+        found = [c for c in self._all() if query.managed in (None, c.managed) and status in (None, c.status)]
+        return ContainerList(found)
+
+    def _all(self) -> Sequence[ContainerSummary]:
+        """All of them by name, made anew only where one has changed: those that have not are the same objects."""
+        containers = self._view.all()
+        if containers != self._seen:
+            self._seen, self._shown = containers, sorted(map(summary, containers), key=lambda c: c.name)
+        return self._shown
 
     async def get(self, call: Call) -> ContainerDetails:
         container = self._find(call)

@@ -1,0 +1,214 @@
+"""Which sockets are served, which of them are trusted, and how many connections."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from homed.api import listeners
+from homed.api.listeners import Listeners, check_exposure, is_loopback
+from homed.config import Api, Config, Monitoring
+from homed.errors import ConfigError
+from tests.support.homed import free_port
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "::1%lo"])
+def test_loopback_is_known(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example", "localhost.evil", "128.0.0.1", "fe80::1"])
+def test_what_is_not_loopback_is_not(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "api",
+    [
+        Api(host="0.0.0.0"),
+        Api(host="::"),
+        Api(host="board.example"),
+        Api(listen=("192.168.1.1:80",)),
+        Api(listen=("127.0.0.1:81", "[::]:82")),
+    ],
+)
+def test_nothing_is_exposed_without_a_key(api: Api) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_exposure(Config(api=api), have_key=False)
+    assert raised.value.code == "KEY_REQUIRED"
+    assert "homed key create" in raised.value.message
+    check_exposure(Config(api=api), have_key=True)
+
+
+def test_the_metrics_port_is_no_way_around() -> None:
+    exposed = Config(monitoring=Monitoring(metrics_host="0.0.0.0", metrics_port=9090))
+    with pytest.raises(ConfigError):
+        check_exposure(exposed, have_key=False)
+    check_exposure(
+        Config(monitoring=Monitoring(enabled=False, metrics_host="0.0.0.0", metrics_port=9090)), have_key=False
+    )
+
+
+def test_loopback_and_unix_sockets_need_no_key() -> None:
+    check_exposure(Config(api=Api(listen=("[::1]:81", "unix:/run/x.sock"))), have_key=False)
+
+
+def test_a_socket_that_systemd_passed_is_no_way_around() -> None:
+    with socket.socket() as one:
+        one.bind(("0.0.0.0", 0))
+        with pytest.raises(ConfigError):
+            check_exposure(Config(), have_key=False, sockets=[one])
+
+
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Listeners]]
+
+
+@asynccontextmanager
+async def started(
+    config: Config, passed: Sequence[socket.socket] = (), connections: int = 100
+) -> AsyncIterator[Listeners]:
+    """Listeners whose only route tells where a request came from."""
+    made = Listeners(connections)
+
+    async def tell(request: web.Request) -> web.Response:
+        origin = made.locate(request)
+        return web.json_response({"address": origin.address, "trusted": origin.trusted, "only": origin.only})
+
+    application = web.Application()
+    application.router.add_get("/", tell)
+    runner = listeners.runner_for(application)
+    await runner.setup()
+    try:
+        await made.start(runner, config, passed, None)
+        yield made
+    finally:
+        made.close()
+        await runner.cleanup()
+
+
+async def ask(url: str, connector: aiohttp.BaseConnector | None = None) -> dict[str, object]:
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as answer:
+        told: dict[str, object] = await answer.json()
+        return told
+
+
+async def test_a_loopback_listener_is_trusted() -> None:
+    port = free_port()
+    async with started(Config(api=Api(port=port))) as made:
+        assert await ask(f"http://127.0.0.1:{port}/") == {"address": "127.0.0.1", "trusted": True, "only": None}
+        assert made.open == [f"http://127.0.0.1:{port}"]
+
+
+async def test_a_listener_for_all_is_not_trusted_even_from_the_board_itself() -> None:
+    with socket.socket() as given:
+        given.bind(("0.0.0.0", 0))
+        port = given.getsockname()[1]
+        given.listen()
+        async with started(Config(), [given]):
+            assert (await ask(f"http://127.0.0.1:{port}/"))["trusted"] is False
+
+
+async def test_a_passed_socket_takes_the_place_of_host_and_port() -> None:
+    other, more = free_port(), free_port()
+    with socket.socket() as given:
+        given.bind(("127.0.0.1", 0))
+        port = given.getsockname()[1]
+        async with started(Config(api=Api(port=other, listen=(f"127.0.0.1:{more}",))), [given]):
+            assert (await ask(f"http://127.0.0.1:{port}/"))["trusted"] is True
+            assert (await ask(f"http://127.0.0.1:{more}/"))["trusted"] is True
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await ask(f"http://127.0.0.1:{other}/")
+
+
+async def test_a_unix_socket_is_trusted_private_and_taken_away_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "api.sock"
+    config = Config(api=Api(port=free_port(), listen=(f"unix:{path}",)))
+    async with started(config):
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert await ask("http://board/", aiohttp.UnixConnector(str(path))) == {
+            "address": "unix", "trusted": True, "only": None,
+        }  # fmt: skip
+    assert not path.exists()
+
+
+async def test_a_unix_socket_left_by_a_killed_run_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with started(Config(api=Api(port=free_port(), listen=(f"unix:{path}",)))):
+        assert (await ask("http://board/", aiohttp.UnixConnector(str(path))))["trusted"] is True
+
+
+async def test_a_file_in_the_place_of_a_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    path.write_text("mine")
+    with pytest.raises(ConfigError) as raised:
+        async with started(Config(api=Api(port=free_port(), listen=(f"unix:{path}",)))):
+            pass
+    assert raised.value.code == "CANNOT_LISTEN" and path.read_text() == "mine"
+
+
+async def test_a_port_in_use_is_an_error_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError) as raised:
+            async with started(Config(api=Api(port=port))):
+                pass
+    assert raised.value.code == "CANNOT_LISTEN"
+    assert str(port) in raised.value.message
+
+
+async def test_what_was_bound_is_let_go_where_a_later_address_fails() -> None:
+    first = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError):
+            async with started(Config(api=Api(port=first, listen=(f"127.0.0.1:{taken.getsockname()[1]}",)))):
+                pass
+    async with started(Config(api=Api(port=first))):
+        assert await ask(f"http://127.0.0.1:{first}/")
+
+
+async def test_the_metrics_port_serves_one_path() -> None:
+    port, metrics = free_port(), free_port()
+    config = Config(api=Api(port=port), monitoring=Monitoring(metrics_port=metrics))
+    async with started(config):
+        assert (await ask(f"http://127.0.0.1:{metrics}/"))["only"] == "/metrics"
+        assert (await ask(f"http://127.0.0.1:{port}/"))["only"] is None
+
+
+async def test_a_connection_past_the_limit_is_answered_and_ended() -> None:
+    port = free_port()
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with started(Config(api=Api(port=port)), connections=2):
+        held = []
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            assert b"200" in await reader.readline()
+            held.append(writer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in answer
+        writer.close()
+        held[0].close()
+        await held[0].wait_closed()
+        async with asyncio.timeout(20):
+            while True:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request)
+                with contextlib.suppress(ConnectionError):
+                    if b"200" in await reader.readline():
+                        break
+                writer.close()
+        for one in (writer, held[1]):
+            one.close()
