@@ -1,0 +1,1 @@
+"""What tests on real parts share: an engine of their own, a registry, homed as a process, tools from Debian packages."""
