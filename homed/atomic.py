@@ -5,8 +5,11 @@ from pathlib import Path
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by `data`: afterwards either the old or the new content is there, never half of one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    """Replace `path` by `data`: afterwards either the old or the new content is there, never half of one.
+
+    One writer at a time: what a killed one left beside is written over.
+    """
+    beside = path.with_name(f".{path.name}.new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -94,7 +94,7 @@ class Daemon:
         self.socket_limit = FollowerLimit(config.api.sockets)
         self.logs = Logs(self.streams, self.followers)
         self.stats = Stats(self.engine, self.view, lambda: self._config.monitoring.stats_interval)
-        self.streaming = Streaming(self.events, self.socket_limit, self.metrics.slow_clients.inc)
+        self.streaming = Streaming(self.events, self.socket_limit, self.metrics.slow_clients.inc, self.keys.holds)
         self._host_threads = ThreadPoolExecutor(2, thread_name_prefix="host")
         self.system = System(self._state, self._host_threads, homed_version=__version__)
         self.observation = Observation(self.store, self.view, self.services, self.reconciler, self.health)

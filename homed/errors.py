@@ -29,6 +29,10 @@ class FieldError(NamedTuple):
     message: str
 
 
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 class ValidationError(HomedError):
     """The request cannot be meant: `details.errors` names every wrong field."""
 
@@ -37,9 +41,10 @@ class ValidationError(HomedError):
     grpc = "INVALID_ARGUMENT"
 
     def __init__(self, errors: Sequence[FieldError], message: str | None = None):
-        said = message or "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in errors)
-        super().__init__(said, details={"errors": [{"field": e.field, "message": e.message} for e in errors]})
-        self.errors = tuple(errors)
+        # What was sent is named in both: an answer must not grow with it.
+        self.errors = tuple(FieldError(_short(e.field, 256), _short(e.message, 1024)) for e in errors)
+        said = message or "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in self.errors)
+        super().__init__(said, details={"errors": [{"field": e.field, "message": e.message} for e in self.errors]})
 
 
 class ConfigError(HomedError):

@@ -87,6 +87,13 @@ class Keys:
             return None
         return key
 
+    async def holds(self, principal: Principal) -> bool:
+        """Whether a caller's key is still valid; who came without one needs none."""
+        if principal.key_id is None:
+            return True
+        await self.look()
+        return self.get(principal.key_id) is not None
+
     def identify(self, text: str) -> Principal | None:
         """Who holds this key; None where it is none of ours. Compares hashes in constant time."""
         prefix, _, rest = text.partition("_")

@@ -170,15 +170,13 @@ class Front:
                 self._refuse(route.limit, verdict, headers)
         auth.authorize(principal, route.scope)
         query = None if route.query is None else decode.decode_query(request.query, route.query)
-        has_body = route.body is not None or route.raw_body is not None
-        body = await self._body(route, request, config) if has_body else None
+        body = None if route.body is None else await self._body(route.body, request, config)
         return await self._respond(route, Call(request, principal, request_id, request.match_info, query, body))
 
-    async def _body(self, route: Route, request: web.Request, config: Config) -> object:
+    async def _body(self, kind: type[msgspec.Struct], request: web.Request, config: Config) -> object:
         data = await decode.read_body(request, config.api.body_limit)
-        if data or route.body is not None:
-            decode.check_json(request)
-        return validation.decode_json(data or b"null", route.body or object)
+        decode.check_json(request)
+        return validation.decode_json(data, kind)
 
     async def _respond(self, route: Route, call: Call) -> web.StreamResponse:
         value = await route.handler(call)

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from homed.api.front import Origin
 from homed.config import Config, parse_address
@@ -137,6 +138,21 @@ class Listeners:
                 path.unlink()
 
 
+class _Malformed(logging.Filter):
+    """What is no HTTP is its sender's mistake: without a trace and for debugging only, or anybody fills the journal."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        record.levelno, record.levelname, record.exc_info = logging.DEBUG, "DEBUG", None
+        return _requests_log.isEnabledFor(logging.DEBUG)
+
+
+_requests_log = logging.getLogger("homed.api.connections")
+_requests_log.addFilter(_Malformed())
+
+
 class _Full(asyncio.Protocol):
     """What a connection past the bound meets: an answer, and the end."""
 
@@ -196,5 +212,10 @@ def _unix(path: Path) -> socket.socket:
 def runner_for(application: web.Application) -> web.AppRunner:
     """An idle or half-open connection is ended after 75 s; a handler is cancelled when its client goes."""
     return web.AppRunner(
-        application, access_log=None, handler_cancellation=True, keepalive_timeout=75, shutdown_timeout=3
+        application,
+        access_log=None,
+        logger=_requests_log,
+        handler_cancellation=True,
+        keepalive_timeout=75,
+        shutdown_timeout=3,
     )

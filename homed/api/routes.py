@@ -48,7 +48,6 @@ class Route:
     response: Any = None
     status: int = 200
     body: type[msgspec.Struct] | None = None
-    raw_body: Any = None
     query: type[msgspec.Struct] | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     errors: Sequence[int] = ()

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from homed.access.scopes import Principal
 from homed.api.routes import STREAMED, Call
 from homed.containers.frames import Line
 from homed.containers.logs import FollowerLimit
@@ -23,15 +24,26 @@ from homed.events import Events
 
 log = logging.getLogger(__name__)
 _PING = 30.0
+_LOOK = 5.0
 _WRITE_DEADLINE = 30.0
 _LAST_WORDS = 2.0
 
 
 class Streaming:
-    """`sockets` bounds how many are open; `dropped` is called for each client that was too slow."""
+    """`sockets` bounds how many are open; `dropped` is called for each client that was too slow.
 
-    def __init__(self, events: Events, sockets: FollowerLimit, dropped: Callable[[], None]):
+    `holds` says whether a caller may still read: asked every few seconds of an open socket.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        sockets: FollowerLimit,
+        dropped: Callable[[], None],
+        holds: Callable[[Principal], Awaitable[bool]],
+    ):
         self._events = events
+        self._holds = holds
         self._sockets = sockets
         self._dropped = dropped
         self._open: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
@@ -88,7 +100,7 @@ class Streaming:
                     for line in batch:
                         await socket.send_str(line.text.decode(errors="replace"))
 
-            await self._serve(call.request, socket, send())
+            await self._serve(call, socket, send())
             return socket
 
     async def events(self, call: Call, patterns: tuple[str, ...]) -> web.StreamResponse:
@@ -101,7 +113,7 @@ class Streaming:
                     while (event := await subscription.next()) is not None:
                         await socket.send_str(msgspec.json.encode(event).decode())
 
-                await self._serve(call.request, socket, _until(subscription.overflow, send()))
+                await self._serve(call, socket, _until(subscription.overflow, send()))
                 return socket
         finally:
             self._events.unsubscribe(subscription)
@@ -129,20 +141,23 @@ class Streaming:
             self._track()
             yield socket
 
-    async def _serve(
-        self, request: web.Request, socket: web.WebSocketResponse, work: Coroutine[Any, Any, None]
-    ) -> None:
-        """Send until the source ends, the client goes, or it is too slow."""
+    async def _serve(self, call: Call, socket: web.WebSocketResponse, work: Coroutine[Any, Any, None]) -> None:
+        """Send until the source ends, the client goes, is too slow, or its key is revoked."""
         sender, reader = asyncio.create_task(work), asyncio.create_task(_read(socket))
         try:
-            await asyncio.wait({sender, reader}, return_when=asyncio.FIRST_COMPLETED)
+            done: set[asyncio.Task[None]] = set()
+            while not done and await self._holds(call.principal):
+                done, _ = await asyncio.wait({sender, reader}, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"the key was revoked")
+                return
             if sender.done():
                 sender.result()
             await socket.close()
         except SlowReader:
             self._dropped()
             log.info("A socket's reader was too slow and was dropped")
-            await self._last_words(request, socket)
+            await self._last_words(call.request, socket)
         except HomedError as error:
             message = error.message.encode()[:120]
             await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=message)

@@ -244,7 +244,7 @@ class Keeper:
             # The configuration is not to blame: it must not be taken back for it.
             self._count("engine_failed", error.message)
         else:
-            self._count(f"{step.act}_failed", error.message)
+            self._count(f"{step.text if step.text == plan.STAND_IN else step.act}_failed", error.message)
 
     def _fail_to_look(self, entry: Entry, error: HomedError) -> Plan:
         """The engine did not say whether the image is there."""

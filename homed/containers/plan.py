@@ -70,6 +70,8 @@ class Step(NamedTuple):
 
 
 PULL, CREATE, START, STOP, REMOVE, RENAME = "pull", "create", "start", "stop", "remove", "rename"
+# What a START says of the container that runs until its successor can be made, and the least seconds between two.
+STAND_IN, STAND_IN_PAUSE = "stand_in", 5.0
 # A configuration on trial that failed for one of these reasons is taken back.
 CRASHED, START_FAILED = "crashed", "start_failed"
 BAD_STARTS = (CRASHED, START_FAILED)
@@ -141,6 +143,10 @@ def _create(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
     running = any(container.is_up for container in actual.containers)
     if actual.name_taken is not None:
         return _name_taken(actual.name_taken)
+    if wanted.on_trial and not running:
+        standing_in = _stand_in(wanted, actual, timing)
+        if standing_in is not None:
+            return standing_in
     if not actual.image_present:
         if actual.pull.next_at > timing.mono:
             status = "running" if running else "waiting"
@@ -155,6 +161,19 @@ def _create(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
     # Made beside the one that runs: what the engine refuses, it refuses before anything is stopped.
     name = f"{wanted.name}.{wanted.digest[:8]}" if actual.containers else wanted.name
     return Plan("creating", (Step(CREATE, name=name),))
+
+
+def _stand_in(wanted: Wanted, actual: Actual, timing: Timing) -> Plan | None:
+    """Start what ran before, while what is to replace it cannot be made yet; None where it cannot, or just ended."""
+    ran = [container for container in actual.containers if container.started_at is not None]
+    if not ran or _waiting(actual) is not None or actual.failures.next_at > timing.mono:
+        return None
+    last = max(ran, key=lambda container: container.created_at)
+    ended = last.finished_at
+    if ended is not None and 0 <= (timing.now - ended).total_seconds() < STAND_IN_PAUSE:
+        return None
+    others = tuple(container for container in actual.containers if container.id != last.id)
+    return Plan("starting", (*_take_name(wanted, last, others), Step(START, last.id, text=STAND_IN)))
 
 
 def _name_taken(holder: str) -> Plan:

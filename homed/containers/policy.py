@@ -15,7 +15,7 @@ from homed.errors import FieldError
 
 # Mounting one of these, or a folder above one, hands over the board.
 _SYSTEM = (
-    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr",
+    "/bin", "/boot", "/efi", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr",
     "/var/lib/containerd", "/var/lib/docker", "/var/lib/homed", "/var/lib/systemd", "/var/run", "/var/spool/cron",
 )  # fmt: skip
 # Harmless to read, and asked for by many images.

@@ -23,14 +23,7 @@ NAME: Final = "homed-bench"
 SERVICES: Final = 20
 # On, and as costly as ever, but never in the way.
 _HIGH: Final = 1_000_000
-_LIMITS: Final = {
-    "failures": _HIGH,
-    "system": _HIGH,
-    "health": _HIGH,
-    "services": _HIGH,
-    "containers": _HIGH,
-    "metrics": _HIGH,
-}
+_LIMITS: Final = dict.fromkeys(("health", "services", "containers", "system", "metrics", "failures"), _HIGH)
 
 
 class Served(Homed):

@@ -17,7 +17,7 @@ _ROUNDS: Final = 7
 _LINES: Final = 100_000
 _MARKER: Final = b"homed-bench: that was all"
 _LINE: Final = "a line of a log such as programs write, with a number, some words, and about a hundred bytes"
-# Four times what is asked for lies before it; the marker is the last line, and the log stays open after it.
+# Four times what is asked for lies before that; the marker is the last line, and the log stays open after it.
 _WRITE: Final = (
     f'i=0; while [ $i -lt {5 * _LINES} ]; do echo "$i {_LINE}"; i=$((i + 1)); done; '
     f"echo {_MARKER.decode()}; exec sleep 100000"

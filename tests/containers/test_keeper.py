@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from homed.api.homei.services import _enabled
 from homed.config import Containers
 from homed.containers import view as view_module
 from homed.containers.engine import Engine
@@ -347,3 +348,15 @@ async def test_a_foreign_container_of_the_same_name_is_never_touched(rig: Rig) -
     assert not {name for name, about in rig.engine.calls if about == identity} & {"stop", "remove", "rename", "start"}
     rig.engine.remove_by_hand(identity)
     await rig.reaches("web", "running")
+
+
+@pytest.mark.parametrize("policy", ["no", "on-failure", "unless-stopped"])
+async def test_a_service_enabled_anew_is_started_whatever_its_policy(rig: Rig, policy: str) -> None:
+    """It was homed that had stopped it, and it ended with 0."""
+    await rig.create("web", restart_policy=policy)
+    await rig.reaches("web", "running")
+    await rig.services.change("web", lambda service: _enabled(service, False))
+    await rig.reaches("web", "stopped", "disabled")
+    await rig.services.change("web", lambda service: _enabled(service, True))
+    await rig.reaches("web", "running")
+    assert not rig.services.get("web").service.restart

@@ -331,6 +331,33 @@ def test_what_cannot_even_be_made_leaves_the_old_one_running(bad: Behaviour) -> 
     assert (decided.status, decided.steps) == ("running", ()) and decided.reason and decided.message
 
 
+TRIAL = WANTED._replace(confirmed=False, can_fall_back=True)
+
+
+def test_while_a_replacement_cannot_be_made_what_ran_before_is_started_again() -> None:
+    before = container("old", digest="b", state=State.STOPPED, finished_at=NOW - timedelta(minutes=1))
+    waiting = Failures(3, 1005.0, "pull_failed", "no such image")
+    (step,) = decide(TRIAL, before, image_present=False, pull=waiting).steps
+    assert (step.act, step.container, step.text) == (START, "old", plan.STAND_IN)
+    up = container("old", digest="b")
+    assert decide(TRIAL, up, image_present=False, pull=waiting).reason == "pull_failed"
+
+
+def test_what_stands_in_is_not_started_in_a_burst_where_it_ends_at_once() -> None:
+    before = container("old", digest="b", state=State.STOPPED, finished_at=NOW - timedelta(seconds=1))
+    assert acts(decide(TRIAL, before)) == [CREATE]
+
+
+@pytest.mark.parametrize("bad", [REFUSED, UNPULLABLE])
+def test_a_crash_of_the_old_one_is_mended_also_while_the_new_one_cannot_be_made(bad: Behaviour) -> None:
+    world = simulation.running({"b": bad})
+    world.update("b")
+    world.settle()
+    world.end(world.up()[0], 1)
+    world.settle()
+    assert [box.digest for box in world.up()] == ["a"]
+
+
 @pytest.mark.parametrize("bad", [CRASHING, SICK, NEVER_HEALTHY, UNSTARTABLE])
 def test_a_restart_of_a_bad_configuration_on_trial_ends_with_the_good_one(bad: Behaviour) -> None:
     world = simulation.running({"b": bad})

@@ -1,1 +1,1 @@
-"""What tests on real parts share: an engine of their own, a registry, homed as a process, tools from Debian packages."""
+"""What tests on real parts share: an engine of their own, a registry, homed as a process, Debian tools."""

@@ -198,6 +198,7 @@ class World:
 
     def update(self, spec: str) -> None:
         self.record.spec, self.record.rejected = spec, None
+        self._failed_now.clear()  # asked for anew, it may be tried at once
 
     def restart(self) -> None:
         self.record.stopped, self.record.restart, self.record.rejected = False, True, None
@@ -307,7 +308,7 @@ class World:
             due = self.now + backoff.delay(count + 1, FIRST, LIMIT)
             self.memory.pull = Failures(count, due, "pull_failed", message)
         else:
-            self._count(f"{step.act}_failed", message)
+            self._count(f"{step.text if step.text == plan.STAND_IN else step.act}_failed", message)
 
     def _act(self, step: Step) -> None:
         record = self.record

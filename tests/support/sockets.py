@@ -69,11 +69,13 @@ class Follower:
             self._loop.close()
 
     async def _follow(self) -> None:
-        async with aiohttp.ClientSession(headers=self._headers) as session:
-            async with session.ws_connect(self._url, max_msg_size=2**26) as socket:
-                self._socket = socket
-                self._opened.set()
-                async for message in socket:
-                    if message.type is aiohttp.WSMsgType.TEXT:
-                        self.messages.append(message.data)
-                self.code = socket.close_code
+        async with (
+            aiohttp.ClientSession(headers=self._headers) as session,
+            session.ws_connect(self._url, max_msg_size=2**26) as socket,
+        ):
+            self._socket = socket
+            self._opened.set()
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    self.messages.append(message.data)
+            self.code = socket.close_code

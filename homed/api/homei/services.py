@@ -238,6 +238,10 @@ class _Resource:
         if report.busy or report.reason == "dependency":
             waiting = f": {report.message}" if report.message else ""
             return 202, Acted(name, report.status, f"It will be {done}{waiting}")
+        if report.wanted != ("running" if running else "stopped"):
+            raise ConflictError(
+                f"Service '{name}' was told otherwise meanwhile", code="OVERTAKEN", details={"service_name": name}
+            )
         if not running and report.reason == "engine_unavailable":
             raise EngineUnavailableError(f"It will be {done} when Docker Engine is back: {report.message}")
         raise _failed(name, report)
