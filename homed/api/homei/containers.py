@@ -156,19 +156,23 @@ class _Resource:
         self._streaming = streaming
         self._seen: Sequence[Container] = ()
         self._shown: Sequence[ContainerSummary] = ()
+        self._encoded = msgspec.Raw(msgspec.json.encode(ContainerList(())))
 
-    async def list(self, call: Call) -> ContainerList:
+    async def list(self, call: Call) -> ContainerList | msgspec.Raw:
         self._view.require_connection()
         query: ContainerQuery = call.query
         status = _status(query.status)
-        found = [c for c in self._all() if query.managed in (None, c.managed) and status in (None, c.status)]
-        return ContainerList(found)
+        shown = self._all()
+        if query.managed is None and status is None:
+            return self._encoded
+        return ContainerList([c for c in shown if query.managed in (None, c.managed) and status in (None, c.status)])
 
     def _all(self) -> Sequence[ContainerSummary]:
-        """All of them by name, made anew only where one has changed: those that have not are the same objects."""
+        """All of them by name, made and encoded anew only where one has changed: it is what clients poll."""
         containers = self._view.all()
         if containers != self._seen:
             self._seen, self._shown = containers, sorted(map(summary, containers), key=lambda c: c.name)
+            self._encoded = msgspec.Raw(msgspec.json.encode(ContainerList(self._shown)))
         return self._shown
 
     async def get(self, call: Call) -> ContainerDetails:
