@@ -3,16 +3,16 @@
 import http.client
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from tests.engine.conftest import Start
-from tests.engine.test_services import IDLE, WEB
 from tests.support.api import Api
 from tests.support.engine import IMAGE, DockerEngine
 from tests.support.homed import Homed
+from tests.support.services import IDLE, WEB
 from tests.support.wait import until
 
 
@@ -170,7 +170,8 @@ def following(api: Api, name: str, query: str = "") -> Iterator[http.client.HTTP
         yield response
     finally:
         # Not drained: a followed log has no end.
-        raw.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            raw.shutdown(socket.SHUT_RDWR)
         response.close()
         connection.close()
 

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.engine.conftest import Start
-from tests.engine.test_services import IDLE, confirmed, container_id, started
 from tests.support.api import Api
 from tests.support.engine import IMAGE, DockerEngine
+from tests.support.services import IDLE, confirmed, container_id, started
 from tests.support.wait import stays, until
 
 
@@ -312,7 +312,7 @@ def test_a_hostile_engine_does_not_end_homed(start: Start, talk: Talk) -> None:
     with impostor(talk) as address:
         homed = start(engine=address, ready=False)
         homed.api.create("app", image=IMAGE, command=IDLE)
-        stays("an answer", lambda: homed.runs and homed.api.is_live(), 1.5)
+        stays("an answer", lambda: homed.runs and homed.api.is_live(), 1.0)
         assert homed.api.get("/health").status == 200
         assert homed.api.get("/api/v1/containers", timeout=30).status in (200, 503)
         assert homed.api.act("app", "start").status in (200, 202, 500, 503)

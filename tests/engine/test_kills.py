@@ -4,9 +4,9 @@ import random
 import threading
 from contextlib import suppress
 
-from tests.engine.test_services import IDLE, confirmed, container_id, started
 from tests.support.engine import IMAGE, DockerEngine
 from tests.support.homed import Homed
+from tests.support.services import IDLE, confirmed, container_id, started
 from tests.support.wait import until
 
 _KILLS = 8
@@ -67,7 +67,7 @@ def test_kills_amid_replacements(homed: Homed, engine: DockerEngine) -> None:
         kill_amid(
             homed,
             chance.uniform(0.005, 0.9),
-            lambda i=i: homed.api.change("app", environment={"V": str(i)}),  # type: ignore[misc]
+            lambda i=i: homed.api.change("app", environment={"V": str(i)}),
         )
         assert [c for c in engine.names() if c.startswith("app")], "the service has no container at all"
     homed.api.change("app", environment={"V": "end"})
@@ -84,7 +84,7 @@ def test_kills_amid_changes_that_are_taken_back(homed: Homed, engine: DockerEngi
     old = container_id(engine, "app")
     for i in range(4):
         crash = ["sh", "-c", f"exit {i + 1}"]
-        kill_amid(homed, chance.uniform(0.01, 0.5), lambda c=crash: homed.api.change("app", command=c))  # type: ignore[misc]
+        kill_amid(homed, chance.uniform(0.01, 0.5), lambda c=crash: homed.api.change("app", command=c))
         until("the old one to run", lambda: engine.is_running(old) and engine.names() == {"app"})
     homed.api.change("app", command=["sh", "-c", "exit 9"])
     until("it to be taken back", lambda: homed.api.conditions("app")["rolled_back"])
@@ -100,7 +100,7 @@ def test_kills_amid_deletions(homed: Homed, engine: DockerEngine) -> None:
         homed.api.create(name, image=IMAGE, command=IDLE)
         homed.api.await_status(name, "running")
         before = {s["name"] for s in homed.api.get("/api/v1/services").json["services"]}
-        kill_amid(homed, chance.uniform(0.002, 0.25), lambda n=name: homed.api.delete(f"/api/v1/services/{n}"))  # type: ignore[misc]
+        kill_amid(homed, chance.uniform(0.002, 0.25), lambda n=name: homed.api.delete(f"/api/v1/services/{n}"))
         after = {s["name"] for s in homed.api.get("/api/v1/services").json["services"]}
         assert after in (before, before - {name})
     for service in homed.api.get("/api/v1/services").json["services"]:
@@ -117,7 +117,7 @@ def test_kills_amid_stops_and_starts(homed: Homed, engine: DockerEngine) -> None
     confirmed(homed.api, "app")
     for i in range(_KILLS):
         verb = ("stop", "start", "restart")[i % 3]
-        kill_amid(homed, chance.uniform(0.002, 0.3), lambda v=verb: homed.api.act("app", v))  # type: ignore[misc]
+        kill_amid(homed, chance.uniform(0.002, 0.3), lambda v=verb: homed.api.act("app", v))
     homed.await_ready()
     assert homed.api.act("app", "start").status == 200
     confirmed(homed.api, "app")

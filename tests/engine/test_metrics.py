@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tests.boards.rig.process import spawn
 from tests.engine.conftest import Start
-from tests.engine.test_services import IDLE, confirmed
 from tests.support.api import Api
 from tests.support.engine import IMAGE, DockerEngine
 from tests.support.homed import free_port
+from tests.support.services import IDLE, confirmed
 from tests.support.tools import program
 from tests.support.wait import until
 
@@ -86,7 +86,7 @@ def test_promtool_finds_nothing_but_the_documented_names(api: Api, engine: Docke
 def prometheus(folder: Path, *targets: str, key: str | None = None) -> Iterator[Api]:
     """A Prometheus that scrapes these addresses."""
     config = folder / "prometheus.yml"
-    jobs = {
+    jobs: dict[str, object] = {
         "job_name": "homed",
         "scrape_interval": "300ms",
         "scrape_timeout": "300ms",

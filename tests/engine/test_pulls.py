@@ -5,11 +5,11 @@ import secrets
 import pytest
 
 from tests.engine.conftest import Start
-from tests.engine.test_services import IDLE, confirmed, container_id
 from tests.support.api import Api
 from tests.support.engine import IMAGE, DockerEngine
 from tests.support.homed import Homed
 from tests.support.registry import Registry, SlowWay
+from tests.support.services import IDLE, confirmed, container_id
 from tests.support.sockets import Follower
 from tests.support.wait import stays, until
 

@@ -2,18 +2,18 @@
 
 import os
 import socket
-import ssl
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.engine.conftest import Start
-from tests.engine.test_services import IDLE
 from tests.support.api import Answer, Api
 from tests.support.engine import IMAGE, DockerEngine
 from tests.support.homed import Homed
+from tests.support.services import IDLE
 from tests.support.wait import until
 
 _METHODS = ("get", "put", "post", "delete", "patch")
@@ -311,8 +311,8 @@ def test_a_page_cannot_send_a_change_without_being_asked(engine: DockerEngine, s
 
 def everything_told(homed: Homed, api: Api, more: list[Answer]) -> str:
     """All that homed has written and answered."""
-    paths = ("/api/v1/services", "/api/v1/services/secret", "/api/v1/audit", "/api/v1/keys", "/api/v1/config", "/metrics",
-             "/api/v1/containers", "/api/v1/containers/secret", "/health")  # fmt: skip
+    paths = ("/api/v1/services", "/api/v1/services/secret", "/api/v1/audit", "/api/v1/keys", "/api/v1/config",
+             "/metrics", "/api/v1/containers", "/api/v1/containers/secret", "/health")  # fmt: skip
     answers = [*more, *(api.get(path) for path in paths)]
     return "\n".join([homed.log, *(a.body.decode() for a in answers), *(str(a.headers) for a in answers)])
 

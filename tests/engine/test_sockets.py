@@ -13,10 +13,10 @@ import pytest
 
 from tests.engine.conftest import Start
 from tests.engine.test_containers import seen
-from tests.engine.test_services import IDLE
 from tests.support.api import Api
 from tests.support.engine import IMAGE, DockerEngine
 from tests.support.homed import Homed
+from tests.support.services import IDLE
 from tests.support.sockets import Follower
 from tests.support.wait import until
 
