@@ -83,3 +83,12 @@ def test_a_given_code_does_not_reach_other_errors() -> None:
     error = HomedError("z", details=details)
     error.details["b"] = 2
     assert details == {"a": 1}
+
+
+def test_every_code_is_told_of_in_the_documents() -> None:
+    said = (ROOT.parent / "docs" / "errors.md").read_text(encoding="utf-8")
+    used: set[str] = set()
+    for path in ROOT.rglob("*.py"):
+        used.update(re.findall(r"\bcode(?:: str)? ?= ?\"([A-Z_]+)\"", path.read_text(encoding="utf-8")))
+    assert len(used) > 20
+    assert sorted(code for code in used if f"`{code}`" not in said) == []

@@ -37,11 +37,19 @@ class Authenticator:
         if text is None:
             return LOCAL if trusted else ANONYMOUS
         await self._keys.look()
-        principal = self._keys.identify(text) if text.startswith("hk_") else None
+        principal = await self._by_key(text) if text.startswith("hk_") else None
         if principal is None and text.count(".") == 2:
             principal = self._tokens.identify(text)
         if principal is None:
             raise UnauthorizedError("the key or token is not valid: it is unknown, expired or revoked")
+        return principal
+
+    async def _by_key(self, text: str) -> Principal | None:
+        principal = self._keys.identify(text)
+        if principal is None:
+            # It may have been made by hand this moment. How often this is asked, the limit of failures bounds.
+            await self._keys.load()
+            principal = self._keys.identify(text)
         return principal
 
 

@@ -113,9 +113,9 @@ def test_many_containers_are_listed(api: Api, engine: DockerEngine) -> None:
 
 
 def test_a_log_is_read_from_its_end(api: Api, engine: DockerEngine) -> None:
-    ended(engine, api, "for i in $(seq 1 250); do echo line $i; done; echo wrong >&2")
+    ended(engine, api, "for i in $(seq 1 250); do echo line $i; done")
     assert len(logs(api, "talker")) == 100
-    assert logs(api, "talker", "?tail=2") == ["line 250", "wrong"]
+    assert logs(api, "talker", "?tail=2") == ["line 249", "line 250"]
     assert logs(api, "talker", "?tail=0") == []
     assert logs(api, "talker", "?tail=100000")[:2] == ["line 1", "line 2"]
     for wrong in ("-1", "x", "100001", "1.5", "all"):

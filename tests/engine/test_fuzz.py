@@ -43,9 +43,9 @@ def test_every_answer_is_as_documented(engine: DockerEngine, start: Start, tmp_p
     ran = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "run", f"{homed.api.url}/openapi.json", "--seed", _SEED,
-            "--checks", ",".join(_CHECKS), "--max-time", "30", "--max-examples", "20", "--no-shrink", "--no-color",
+            "--checks", ",".join(_CHECKS), "--max-time", "40", "--max-examples", "20", "--no-shrink", "--no-color",
             "--phases", "examples,coverage,fuzzing", "--request-timeout", "70", "--generation-database", "none",
-            "--continue-on-failure", "--suppress-health-check", "all", "--workers", "2", "--warnings", "off",
+            "--continue-on-failure", "--suppress-health-check", "all", "--workers", "1", "--warnings", "off",
         ],
         capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path,
     )  # fmt: skip
