@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from .rig.install import LOCKS, dependencies, install_wheel
+from .homed import Homed
+from .rig.images import IMAGE, busybox_image, load_image
+from .rig.install import LOCKS, dependencies
 from .rig.needs import why_no_boards
 from .rig.network import Network
 from .rig.process import RigError
@@ -37,7 +39,11 @@ def visit(name: str, wheel: Path | None) -> int:
     with Workspace() as workspace, Network() as network, Rack(root, workspace, network) as boards:
         board = boards(name, layers=layers)
         if wheel is not None:
-            install_wheel(board, wheel)
+            homed = Homed(board, wheel)
+            homed.as_usual()
+            load_image(board, busybox_image(root))
+            print(f"homed serves on http://{board.address}:8080; a key of the scope admin is {homed.key}")
+            print(f"Docker has the image {IMAGE}; the log is at `journalctl -fu homed`")
         print(f"{name} is at {board.address}, this machine at {network.host_address}; `exit` ends the board")
         code = board.shell()
         if board.on:

@@ -220,6 +220,15 @@ async def test_a_hundred_clients_that_come_and_go_leave_nothing(engine: DockerEn
     assert homed.api.is_live()
 
 
+def test_a_socket_ends_with_the_key_that_opened_it(engine: DockerEngine, start: Start) -> None:
+    homed = start(api={"require_key": True})
+    text, identity = homed.make_key("watcher", "read")
+    with Follower(homed.api.with_key(text), "/ws/events") as follower:
+        assert homed.command("key", "revoke", identity).returncode == 0
+        until("the socket to be closed", lambda: follower.code is not None)
+    assert follower.code == 1008
+
+
 def test_a_stop_of_homed_tells_its_sockets(homed: Homed) -> None:
     with Follower(homed.api, EVENTS) as follower:
         assert homed.stop() == 0
