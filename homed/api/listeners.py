@@ -80,7 +80,11 @@ class Listeners:
             return Origin("unix", trusted=True)
         peer = transport.get_extra_info("peername")
         only = "/metrics" if name[1] == self._metrics_port else None
-        return Origin(peer[0] if peer else "gone", (name[0], name[1]) in self._trusted, only)
+        address = peer[0] if peer else "gone"
+        # The peer too: a kernel that routes 127.0.0.0/8 (route_localnet, as some container networks set it) lets
+        # neighbours in by a loopback listener.
+        trusted = (name[0], name[1]) in self._trusted and (address.startswith("127.") or address == "::1")
+        return Origin(address, trusted, only)
 
     async def start(
         self,

@@ -1,6 +1,7 @@
 """From a service's spec to what Docker Engine is told (`POST /containers/create`), and the digest of it."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -32,6 +33,18 @@ def configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:
     body = _configuration(name, spec)
     body["Labels"] = {**body["Labels"], DIGEST_LABEL: digest(name, spec)}
     return body
+
+
+def taken(inspection: Mapping[str, Any]) -> ServiceSpec:
+    """What a container that was made takes of the board, whatever is wanted by now: a spec of these fields only."""
+    host = inspection["HostConfig"]
+    devices = host.get("Devices") or ()
+    return ServiceSpec(
+        image=MANAGED_LABEL,
+        volumes=tuple(host.get("Binds") or ()),
+        devices=tuple(f"{d['PathOnHost']}:{d['PathInContainer']}:{d['CgroupPermissions']}" for d in devices),
+        privileged=host["Privileged"],
+    )
 
 
 def _configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:

@@ -22,11 +22,13 @@ Observe = Callable[[str], Callable[[float, bool], None]]
 log = logging.getLogger(__name__)
 _TIMEOUT = 60
 _QUICK_THREADS = 6
-_SLOW_THREADS = 24
+# A stop may take an hour, and a pull for ever: neither may take the last thread from all the others.
+_SLOW_THREADS = 96
+_PULL_THREADS = 16
 
 
 class Engine:
-    """The engine at `address` (`unix:///…` or `tcp://…`). Quick calls never wait behind slow ones (stop, pull)."""
+    """The engine at `address` (`unix:///…` or `tcp://…`). Quick calls never wait behind slow ones, stops not behind pulls."""
 
     def __init__(self, address: str, observe: Observe):
         self.address = address
@@ -36,6 +38,7 @@ class Engine:
         self._networking = threading.Lock()
         self._quick = ThreadPoolExecutor(_QUICK_THREADS, thread_name_prefix="docker")
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="docker-slow")
+        self._pulls = ThreadPoolExecutor(_PULL_THREADS, thread_name_prefix="docker-pull")
 
     async def version(self) -> dict[str, Any]:
         return await self._call("version", lambda c: dict(c.version()))
@@ -76,7 +79,7 @@ class Engine:
                 loop.call_soon_threadsafe(progress, message)
 
         try:
-            await self._call("pull", run, slow=True)
+            await self._call("pull", run, self._pulls)
         finally:
             given_up.set()  # where the waiting was cancelled, the thread stops at the next message
 
@@ -101,16 +104,22 @@ class Engine:
 
         await self._call("create_network", run)
 
-    async def start(self, container: str) -> None:
-        await self._call("start", lambda c: c.start(container), slow=True)
+    async def start(self, container: str, check: Callable[[dict[str, Any]], None]) -> None:
+        """Start it, unless `check` raises at what the engine knows of it: asked on the thread, with no wait between."""
+
+        def run(client: "APIClient") -> None:
+            check(dict(client.inspect_container(container)))
+            client.start(container)
+
+        await self._call("start", run, self._slow)
 
     async def stop(self, container: str, timeout: int) -> None:
         """Ask it to end, and kill it after `timeout` seconds."""
-        await self._call("stop", lambda c: c.stop(container, timeout=timeout), slow=True)
+        await self._call("stop", lambda c: c.stop(container, timeout=timeout), self._slow)
 
     async def remove(self, container: str) -> None:
         """Remove a container (not its volumes), whatever it does."""
-        await self._call("remove", lambda c: c.remove_container(container, force=True), slow=True)
+        await self._call("remove", lambda c: c.remove_container(container, force=True), self._slow)
 
     async def rename(self, container: str, name: str) -> None:
         await self._call("rename", lambda c: c.rename(container, name))
@@ -119,15 +128,16 @@ class Engine:
         # Threads that wait for a slow engine must not hold up the end of the daemon.
         self._quick.shutdown(wait=False, cancel_futures=True)
         self._slow.shutdown(wait=False, cancel_futures=True)
+        self._pulls.shutdown(wait=False, cancel_futures=True)
         if self._client is not None:
             self._client.close()
 
-    async def _call(self, name: str, act: "Callable[[APIClient], T]", *, slow: bool = False) -> T:
+    async def _call(self, name: str, act: "Callable[[APIClient], T]", pool: ThreadPoolExecutor | None = None) -> T:
         observe = self._observe(name)
         started, worked = time.perf_counter(), False
         loop = asyncio.get_running_loop()
         try:
-            result = await loop.run_in_executor(self._slow if slow else self._quick, self._run, act)
+            result = await loop.run_in_executor(pool or self._quick, self._run, act)
         except NotFoundError:
             worked = True  # an answer like any other
             raise
@@ -140,6 +150,7 @@ class Engine:
     def _run(self, act: "Callable[[APIClient], T]") -> T:
         # docker-py and what it imports cost 8 MB and 40 ms: paid on this thread, when first used.
         import requests
+        import urllib3
         from docker import errors
 
         try:
@@ -154,7 +165,12 @@ class Engine:
             raise EngineError(said(error)) from error
         except requests.exceptions.ReadTimeout as error:
             raise EngineUnavailableError(f"Docker Engine did not answer within {_TIMEOUT} s") from error
-        except (errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        except (
+            errors.DockerException,
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,  # docker-py reads a pull's messages past requests
+            OSError,
+        ) as error:
             raise EngineUnavailableError(f"Docker Engine cannot be reached at {self.address}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(f"Docker Engine answered in an unknown form: {error!r}") from error

@@ -1,5 +1,6 @@
 """Doing the steps of a plan. Each does one thing, and leaves the view as fresh as the engine's own answer."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ class Executor:
         act: Callable[[], Awaitable[None]] = {
             plan.PULL: lambda: self._pull(service, progress),
             plan.CREATE: lambda: self._create(step, service),
-            plan.START: lambda: self._start(step, service),
+            plan.START: lambda: self._start(step),
             plan.STOP: lambda: self._stop(step),
             plan.REMOVE: lambda: self._remove(step),
             plan.RENAME: lambda: self._rename(step),
@@ -68,22 +69,23 @@ class Executor:
 
     async def _create(self, step: Step, service: Service) -> None:
         spec = service.effective
-        self._check(spec)
+        await asyncio.to_thread(self._check, spec)
         if spec.network not in creation.BUILT_IN_NETWORKS:
             await self._engine.ensure_network(spec.network)
         body = creation.configuration(service.name, spec)
         await self._view.refresh(await self._engine.create(step.name, body))
 
     def _check(self, spec: ServiceSpec) -> None:
+        """On a thread: a folder whose disk or server hangs must not hold up the event loop."""
         refused = policy.violations(spec, self._allowed(), self._state)
         if refused:
             raise EngineError("; ".join(f"{e.field}: {e.message}" for e in refused), code="NOT_ALLOWED")
 
-    async def _start(self, step: Step, service: Service) -> None:
-        # Again: the engine follows links at each start, and what a link leads to may have changed since.
-        self._check(service.effective)
+    async def _start(self, step: Step) -> None:
+        # Again, and of what was made rather than of what is wanted: one that stands in was made from another wish, the
+        # engine follows links at each start, and what a link leads to may have changed since.
         try:
-            await self._engine.start(step.container)
+            await self._engine.start(step.container, lambda made: self._check(creation.taken(made)))
         finally:
             await self._view.refresh(step.container)
 

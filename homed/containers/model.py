@@ -83,7 +83,7 @@ def _from_inspect(data: Mapping[str, Any]) -> Container:
         tty=bool(config.get("Tty")),
         ports=_ports((data.get("NetworkSettings") or {}).get("Ports") or {}),
         managed=labels.get(MANAGED_LABEL) == "true",
-        service=labels.get(SERVICE_LABEL),
+        service=_service(data["Name"].lstrip("/"), labels.get(SERVICE_LABEL)),
         digest=labels.get(DIGEST_LABEL),
     )
 
@@ -96,6 +96,11 @@ def state_of(status: str) -> State:
 def _health(state: Mapping[str, Any]) -> str | None:
     status = (state.get("Health") or {}).get("Status")
     return None if status in (None, "none", "") else str(status)
+
+
+def _service(name: str, service: str | None) -> str | None:
+    """Whose container it is: an image made of one (`docker commit`) hands its labels to containers of others."""
+    return service if service and (name == service or name.startswith(f"{service}.")) else None
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -15,13 +15,17 @@ from homed.errors import FieldError
 
 # Mounting one of these, or a folder above one, hands over the board.
 _SYSTEM = (
-    "/bin", "/boot", "/efi", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr",
-    "/var/lib/containerd", "/var/lib/docker", "/var/lib/homed", "/var/lib/systemd", "/var/run", "/var/spool/cron",
+    "/bin", "/boot", "/efi", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/snap", "/sys", "/usr",
+    "/var/backups", "/var/lib/containerd", "/var/lib/docker", "/var/lib/dpkg", "/var/lib/homed", "/var/lib/lxd",
+    "/var/lib/NetworkManager", "/var/lib/snapd", "/var/lib/systemd", "/var/log", "/var/run", "/var/snap", "/var/spool",
 )  # fmt: skip
-# Harmless to read, and asked for by many images.
-_READABLE = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/run/udev", "/etc/ssl/certs")
+# A user's folder itself, and what is hidden in it (.ssh, .profile), is a way to log in: often with sudo.
+_HOME = re.compile(r"/home(/[^/]+(/\..*)?)?")
+# Harmless to read, and asked for by many images. Not all of /run/udev: it holds the socket that commands udev, and a
+# socket takes orders on a read-only mount too.
+_READABLE = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/run/udev/data", "/etc/ssl/certs")
 # Character devices that reach memory, flash or disks; disks themselves are told by their kind.
-_RAW = re.compile(r"/dev/(mem|kmem|port|kmsg|nvram|(mtd|sg|ubi|nvme|mmcblk|raw/|cpu/).*)")
+_RAW = re.compile(r"/dev/(mem|kmem|port|kmsg|nvram|vc-mem|(mtd|sg|bsg/|ubi|nvme|ng\d|mmcblk|raw/|cpu/).*)")
 
 
 def real_path(path: str) -> str:
@@ -51,6 +55,9 @@ def _violations(
         volume = parse_volume(text)
         if not volume.is_path:
             continue
+        if _inside(os.path.normpath(f"/{volume.source.lstrip('/')}"), "/proc"):
+            yield FieldError(f"volumes[{i}]", "in /proc leads elsewhere for each process that looks")
+            continue
         try:
             real = resolve(volume.source)
         except OSError as error:  # such as /proc/1/root
@@ -74,6 +81,8 @@ def _holds_socket(real: str, engine: str, *others: str) -> bool:
 def _is_system(real: str, read_only: bool, state: str) -> bool:
     if read_only and any(_inside(real, path) for path in _READABLE):
         return False
+    if _HOME.fullmatch(real):
+        return True
     return any(_inside(path, real) or _inside(real, path) for path in (*_SYSTEM, state))
 
 

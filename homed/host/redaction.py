@@ -44,7 +44,7 @@ _SECRET_NAMES = frozenset(
 
 def redact(text: str) -> str:
     """The text with each secret's value as `***`; a homed key keeps its id (`hk_<id>_***`)."""
-    if _is_plain(text):
+    if is_plain(text):
         return text
     text = _KEY.sub(rf"hk_\1_{MASK}", text)
     if "eyJ" in text:
@@ -59,7 +59,8 @@ def is_secret_name(name: str) -> bool:
     return name.lower().replace("-", "_") in _SECRET_NAMES
 
 
-def _is_plain(text: str) -> bool:
+def is_plain(text: str) -> bool:
+    """Whether a text holds nothing that could announce a secret."""
     # Plain searches: one regular expression of the same alternatives takes far longer, on every line logged.
     lower = text.lower()
     return not (

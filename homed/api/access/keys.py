@@ -12,7 +12,7 @@ from homed.access.scopes import Scope
 from homed.access.tokens import Tokens
 from homed.api.routes import Call, Route
 from homed.clock import now
-from homed.errors import FieldError, ValidationError
+from homed.errors import FieldError, ForbiddenError, ValidationError
 from homed.store.base import AuditLog
 
 
@@ -90,6 +90,8 @@ def routes(keys: Keys, tokens: Tokens, audit: AuditLog, lifetime: Callable[[], i
         return KeyList([ShownKey(**_shown(key)) for key in keys.all()])  # type: ignore[arg-type]
 
     async def create(call: Call) -> MadeKey:
+        if call.principal.by_token:  # or a token that was stolen would be good for ever
+            raise ForbiddenError("a key is made with a key, not with a token")
         new: NewKey = call.body
         if new.expires_at is not None and (new.expires_at.tzinfo is None or new.expires_at <= now()):
             raise ValidationError([FieldError("expires_at", "must be in the future, with a time zone")])

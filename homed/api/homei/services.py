@@ -233,7 +233,8 @@ class _Resource:
         entry = await self._services.change(name, change)  # type: ignore[arg-type]
         self._reconciler.retry(name)
         report = await self._reconciler.settle(name, entry.revision, _WAIT)
-        if report is None or (report.container is not None and report.container.is_up) == running:
+        is_up = report is not None and report.container is not None and report.container.is_up
+        if report is None or (is_up == running and not report.busy):
             return Acted(name, done, f"Service {done} successfully")
         if report.busy or report.reason == "dependency":
             waiting = f": {report.message}" if report.message else ""
