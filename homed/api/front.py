@@ -33,6 +33,8 @@ from homed.store.base import AuditEntry, AuditLog
 log = logging.getLogger("api.requests")
 audit_log = logging.getLogger("audit")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
+_LONG = 64 * 1024
+_SEND_DEADLINE = 30.0
 _HEADERS = web.RequestKey("homed.headers", dict[str, str])
 _PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
@@ -109,6 +111,8 @@ class Front:
             try:
                 response, code = await self._serve(route, request, request_id)
                 status = response.status
+                if isinstance(response, web.Response) and isinstance(response.body, bytes):
+                    await _send_long(request, response, response.body)
             finally:
                 duration = time.perf_counter() - started
                 counter = counters.get(status)
@@ -332,6 +336,19 @@ class Front:
         record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "Request processed", (), None)
         record.fields = fields
         log.handle(record)
+
+
+async def _send_long(request: web.Request, response: web.Response, body: bytes) -> None:
+    """Send what is long here rather than after the handler: who does not read it may not have it held for ever."""
+    if len(body) <= _LONG or response.prepared:
+        return
+    try:
+        async with asyncio.timeout(_SEND_DEADLINE):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
 
 
 async def _expect(request: web.Request) -> None:

@@ -28,7 +28,7 @@ _PULL_THREADS = 16
 
 
 class Engine:
-    """The engine at `address` (`unix:///…` or `tcp://…`). Quick calls never wait behind slow ones, stops not behind pulls."""
+    """The engine at `address` (`unix:///…` or `tcp://…`). Quick calls wait behind no stop, stops behind no pull."""
 
     def __init__(self, address: str, observe: Observe):
         self.address = address

@@ -1,5 +1,6 @@
 """A container's log: what was asked for turned into the engine's parameters, and its stream into lines."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,9 @@ from homed.errors import BusyError, FieldError, ValidationError
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MOST_LINES = 100_000
-_MOST_BYTES = 16 * 1024 * 1024
+# An answer costs several times its bytes while it is made, and homed has 256 MiB in all.
+_MOST_BYTES = 8 * 1024 * 1024
+_MOST_READS = 2
 
 
 class Wish(NamedTuple):
@@ -58,18 +61,20 @@ class Logs:
     def __init__(self, streams: Streams, followers: "FollowerLimit"):
         self._streams = streams
         self._followers = followers
+        self._reads = asyncio.Semaphore(_MOST_READS)
 
     async def read(self, container: Container, wish: Wish) -> list[str]:
-        """Lines, oldest first. What is past 16 MiB is left out, the oldest first."""
+        """Lines, oldest first. What is past 8 MiB is left out, the oldest first."""
         lines: list[Line] = []
         size = 0
-        async for batch in self._batches(container, wish):
-            lines += batch
-            size += sum(len(line.text) + 64 for line in batch)
-            if size > _MOST_BYTES:
-                lines = lines[len(lines) // 2 :]
-                size = sum(len(line.text) + 64 for line in lines)
-        return [line.text.decode(errors="replace") for line in lines]
+        async with self._reads:
+            async for batch in self._batches(container, wish):
+                lines += batch
+                size += sum(len(line.text) + 64 for line in batch)
+                if size > _MOST_BYTES:
+                    lines = lines[len(lines) // 2 :]
+                    size = sum(len(line.text) + 64 for line in lines)
+            return [line.text.decode(errors="replace") for line in lines]
 
     async def follow(self, container: Container, wish: Wish) -> AsyncIterator[list[Line]]:
         """Lines as they come, in the batches that they come in. BusyError where too many follow."""

@@ -15,9 +15,10 @@ from homed.errors import FieldError
 
 # Mounting one of these, or a folder above one, hands over the board.
 _SYSTEM = (
-    "/bin", "/boot", "/efi", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/snap", "/sys", "/usr",
-    "/var/backups", "/var/lib/containerd", "/var/lib/docker", "/var/lib/dpkg", "/var/lib/homed", "/var/lib/lxd",
-    "/var/lib/NetworkManager", "/var/lib/snapd", "/var/lib/systemd", "/var/log", "/var/run", "/var/snap", "/var/spool",
+    "/bin", "/boot", "/efi", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/snap", "/sys",
+    "/usr", "/var/backups", "/var/lib/containerd", "/var/lib/docker", "/var/lib/dpkg", "/var/lib/homed",
+    "/var/lib/lxd", "/var/lib/NetworkManager", "/var/lib/snapd", "/var/lib/systemd", "/var/log", "/var/run",
+    "/var/snap", "/var/spool",
 )  # fmt: skip
 # A user's folder itself, and what is hidden in it (.ssh, .profile), is a way to log in: often with sudo.
 _HOME = re.compile(r"/home(/[^/]+(/\..*)?)?")
@@ -25,7 +26,7 @@ _HOME = re.compile(r"/home(/[^/]+(/\..*)?)?")
 # socket takes orders on a read-only mount too.
 _READABLE = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/run/udev/data", "/etc/ssl/certs")
 # Character devices that reach memory, flash or disks; disks themselves are told by their kind.
-_RAW = re.compile(r"/dev/(mem|kmem|port|kmsg|nvram|vc-mem|(mtd|sg|bsg/|ubi|nvme|ng\d|mmcblk|raw/|cpu/).*)")
+_RAW = re.compile(r"/dev/(mem|kmem|port|kmsg|nvram|vc-mem|(mtd|sg|bsg|ubi|nvme|ng\d|mmcblk|raw/|cpu/).*)")
 
 
 def real_path(path: str) -> str:
@@ -55,8 +56,9 @@ def _violations(
         volume = parse_volume(text)
         if not volume.is_path:
             continue
-        if _inside(os.path.normpath(f"/{volume.source.lstrip('/')}"), "/proc"):
-            yield FieldError(f"volumes[{i}]", "in /proc leads elsewhere for each process that looks")
+        # What is in /proc leads elsewhere for each process that looks: where to, cannot be told for the engine.
+        if _inside(os.path.normpath(f"/{volume.source.lstrip('/')}"), "/proc") and not allowed.allow_host_root:
+            yield FieldError(f"volumes[{i}]", f"{volume.source} is the system's: containers.allow_host_root is off")
             continue
         try:
             real = resolve(volume.source)

@@ -14,6 +14,10 @@ from homed.errors import ConflictError, FieldError, NotFoundError, ValidationErr
 from homed.store.base import Store
 
 BUCKET = "services"
+_LOOK = 10.0
+# All of them are held in memory, and read at each start: a homed that cannot hold them would never start again.
+_MOST_SERVICES = 512
+_LONGEST_SPEC = 64 * 1024
 
 
 class Entry(NamedTuple):
@@ -65,7 +69,9 @@ class Services:
             if name in self._entries:
                 state = "is being deleted" if self._entries[name].service.deleting else "exists already"
                 raise ConflictError(f"Service '{name}' {state}", code="SERVICE_EXISTS", details={"service_name": name})
-            self._check(name, spec)
+            if len(self._entries) >= _MOST_SERVICES:
+                raise ConflictError(f"there are {_MOST_SERVICES} services already", code="TOO_MANY_SERVICES")
+            await self._check(name, spec)
             moment = now()
             service = Service(name=name, spec=spec, enabled=enabled, created_at=moment, updated_at=moment)
             return await self._write(service, 0)
@@ -76,7 +82,7 @@ class Services:
             old, revision = self.get(name)
             new = change(old)
             if new.spec != old.spec:
-                self._check(name, new.spec)
+                await self._check(name, new.spec)
             if new == old:
                 return self._entries[name]
             return await self._write(msgspec.structs.replace(new, updated_at=now()), revision)
@@ -138,15 +144,27 @@ class Services:
         for listener in self._listeners:
             listener(name)
 
-    def _check(self, name: str, spec: ServiceSpec) -> None:
-        errors = list(self._allow(spec))
+    async def _check(self, name: str, spec: ServiceSpec) -> None:
+        errors = await self._refused(spec)
         errors += [
             FieldError(f"depends_on[{i}]", f"there is no service '{other}'")
             for i, other in enumerate(spec.depends_on)
             if other != name and (other not in self._entries or self._entries[other].service.deleting)
         ]
+        if len(msgspec.json.encode(spec)) > _LONGEST_SPEC:
+            errors.append(FieldError("", f"a service's configuration may have at most {_LONGEST_SPEC} bytes"))
         loop = dependencies.cycle({**self.graph(), name: spec.depends_on}, name)
         if loop:
             errors.append(FieldError("depends_on", f"would make a circle: {' → '.join(loop)}"))
         if errors:
             raise ValidationError(errors)
+
+    async def _refused(self, spec: ServiceSpec) -> list[FieldError]:
+        """What the board does not give it. On a thread: a folder whose disk or server hangs must hold up nobody."""
+        if not spec.volumes and not spec.devices:
+            return list(self._allow(spec))
+        try:
+            async with asyncio.timeout(_LOOK):
+                return list(await asyncio.to_thread(self._allow, spec))
+        except TimeoutError:
+            return [FieldError("volumes", f"could not be looked at within {_LOOK:.0f} s")]

@@ -17,10 +17,11 @@ Image = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9]
 RestartPolicy = Annotated[str, Meta(pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$(?!\n)")]
 Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Command = Annotated[str, Meta(max_length=32_768)] | tuple[Text, ...]
+Command = Annotated[str, Meta(max_length=8192)] | tuple[Text, ...]
 
 _VARIABLE = re.compile(r"[^=\x00]+")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_MOST_ENTRIES = 256  # of a list: each is looked at on the board or by the engine
 _SMALLEST_MEMORY = 6 * 1024 * 1024  # Docker Engine refuses less
 MANAGED_LABEL = "io.homei.managed"
 SERVICE_LABEL = "io.homed.service"
@@ -123,6 +124,9 @@ def field_errors(values: Mapping[str, Any]) -> list[FieldError]:
         ("devices", parse_device),
         ("tmpfs", _parse_tmpfs),
     ):
+        if len(values.get(field, ())) > _MOST_ENTRIES:
+            errors.append(FieldError(field, f"may have at most {_MOST_ENTRIES} entries"))
+            continue
         for i, text in enumerate(values.get(field, ())):
             _note(errors, f"{field}[{i}]", parse, text)
     for field, check in (("command", arguments), ("entrypoint", arguments), ("memory", memory_bytes)):

@@ -106,6 +106,7 @@ class FakeEngine:
             "Created": _now(),
             "Config": {"Image": configuration["Image"], "Labels": configuration["Labels"]},
             "State": {"Status": "created", "Running": False, "StartedAt": _ZERO, "FinishedAt": _ZERO, "ExitCode": 0},
+            "HostConfig": configuration.get("HostConfig", {"Privileged": False}),
             "Checked": "Healthcheck" in configuration,
         }
         self._tell("create", identity)
@@ -114,9 +115,10 @@ class FakeEngine:
     async def ensure_network(self, name: str) -> None:
         await self._call("create_network", name)
 
-    async def start(self, container: str) -> None:
+    async def start(self, container: str, check: Callable[[dict[str, Any]], None] = lambda made: None) -> None:
         await self._call("start", container)
         one = self._find(container)
+        check(one)
         image = one["Config"]["Image"]
         if image in self.refuses:
             raise EngineError("driver failed: port is already allocated")
