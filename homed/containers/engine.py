@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from homed.containers.model import Listed, from_list
 from homed.containers.spec import MANAGED_LABEL, Registry
 from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
@@ -43,9 +44,9 @@ class Engine:
     async def version(self) -> dict[str, Any]:
         return await self._call("version", lambda c: dict(c.version()))
 
-    async def list_ids(self) -> list[tuple[str, str]]:
-        """Every container's id and state, in Docker's words."""
-        return await self._call("list", lambda c: [(str(o["Id"]), str(o["State"])) for o in c.containers(all=True)])
+    async def all(self) -> list[Listed]:
+        """Every container, in short."""
+        return await self._call("list", lambda c: [from_list(row) for row in c.containers(all=True)])
 
     async def inspect(self, container: str) -> dict[str, Any]:
         """What the engine knows of a container. NotFoundError (CONTAINER_NOT_FOUND)."""

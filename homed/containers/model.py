@@ -1,9 +1,10 @@
 """What the engine has, as far as homed looks at it."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -55,6 +56,27 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_up(self) -> bool:
         return self.state in (State.RUNNING, State.PAUSED, State.RESTARTING)
+
+
+class Listed(NamedTuple):
+    """A row of the engine's own list: enough to notice that a container is not as it was."""
+
+    id: str
+    state: str
+    name: str
+    health: str | None
+
+    def tells_of(self, known: Container) -> bool:
+        state = "stopped" if self.state == "exited" else self.state
+        return (state, self.name, self.health) == (known.state, known.name, known.health)
+
+
+def from_list(row: Mapping[str, Any]) -> Listed:
+    """From a row of `GET /containers/json`, which says of the health in words for people only."""
+    # Other names of it, made by links, have a second slash.
+    names = [name.lstrip("/") for name in row.get("Names") or () if "/" not in name.lstrip("/")]
+    said = re.search(r"\((?:health: )?(healthy|unhealthy|starting)\)", str(row.get("Status", "")))
+    return Listed(str(row["Id"]), str(row["State"]), names[0] if names else "", said[1] if said else None)
 
 
 def from_inspect(data: Mapping[str, Any]) -> Container:

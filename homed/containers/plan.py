@@ -14,7 +14,7 @@ from homed.containers.model import Container, State
 class Wanted(NamedTuple):
     """`digest` names the container's configuration (`creation.digest`).
 
-    `confirmed`: it has run well. `can_fall_back`: another one has, and takes its place if this one does not.
+    `confirmed`: it has run well. `can_fall_back`: another one has (`good`), and takes its place if this one does not.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Wanted(NamedTuple):
     restart: bool = False
     confirmed: bool = False
     can_fall_back: bool = False
+    good: str = ""
     restart_policy: str = "unless-stopped"
     stop_timeout: int = 10
     why_not: str = "stopped"
@@ -168,7 +169,7 @@ def _stand_in(wanted: Wanted, actual: Actual, timing: Timing) -> Plan | None:
     ran = [container for container in actual.containers if container.started_at is not None]
     if not ran or _waiting(actual) is not None or actual.failures.next_at > timing.mono:
         return None
-    last = max(ran, key=lambda container: container.created_at)
+    last = max(ran, key=lambda container: (container.digest == wanted.good, container.created_at))
     ended = last.finished_at
     if ended is not None and 0 <= (timing.now - ended).total_seconds() < STAND_IN_PAUSE:
         return None

@@ -61,6 +61,7 @@ def wanted(service: Service) -> Wanted:
         restart=service.restart,
         confirmed=good == now,
         can_fall_back=good is not None and good != now,
+        good=good or "",
         restart_policy=spec.restart_policy,
         stop_timeout=spec.stop_timeout,
         why_not="disabled" if not service.enabled else "stopped",

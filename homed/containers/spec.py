@@ -17,7 +17,9 @@ Image = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9]
 RestartPolicy = Annotated[str, Meta(pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$(?!\n)")]
 Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Command = Annotated[str, Meta(max_length=8192)] | tuple[Text, ...]
+# A string is taken apart at each look, which costs; the arguments of a list are taken as they are.
+Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\u0000]*$")]
+Command = Annotated[str, Meta(max_length=8192)] | tuple[Argument, ...]
 
 _VARIABLE = re.compile(r"[^=\x00]+")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)

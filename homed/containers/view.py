@@ -31,6 +31,8 @@ class View:
         self._interval = interval
         self._containers: dict[str, Container] = {}
         self._listeners: list[Listener] = []
+        self._asked = 0
+        self._answered: dict[str, int] = {}
         self.connected = False
         self.trouble = "Docker Engine has not been reached yet"
         self.engine_version: str | None = None
@@ -88,11 +90,17 @@ class View:
 
     async def refresh(self, container: str) -> None:
         """Ask the engine about one container now, rather than waiting for its event."""
+        self._asked += 1
+        asked = self._asked
         try:
             new = from_inspect(await self._engine.inspect(container))
         except NotFoundError:
             self._take_out(container)
             return
+        # Of two that ask at once, the answer to the older question may come last.
+        if self._answered.get(new.id, 0) > asked:
+            return
+        self._answered[new.id] = asked
         if self._containers.get(new.id) != new:
             self._containers[new.id] = new
             self._tell(new)
@@ -100,12 +108,15 @@ class View:
     async def resync(self) -> None:
         """Compare with the engine's own list, and ask about what differs."""
         async with asyncio.timeout(_RESYNC_DEADLINE):
-            listed = dict(await self._engine.list_ids())
+            listed = {row.id: row for row in await self._engine.all()}
             for identity in self._containers.keys() - listed.keys():
                 self._take_out(identity)
-            for identity, status in listed.items():
+            for identity, row in listed.items():
                 known = self._containers.get(identity)
-                if known is None or known.state != ("stopped" if status == "exited" else status):
+                # A stopped container's health is what it was last; the list does not tell of it.
+                if known is None or not row._replace(health=row.health if known.is_up else known.health).tells_of(
+                    known
+                ):
                     await self._try_refresh(identity)
 
     async def _follow(self, events: AsyncIterator[dict[str, Any]]) -> None:
@@ -133,7 +144,7 @@ class View:
         version = await self._engine.version()
         self.engine_version = str(version.get("Version", ""))
         found: dict[str, Container] = {}
-        for identity, _ in await self._engine.list_ids():
+        for identity in [row.id for row in await self._engine.all()]:
             try:
                 found[identity] = from_inspect(await self._engine.inspect(identity))
             except NotFoundError:
@@ -181,6 +192,7 @@ class View:
 
     def _take_out(self, identity: str) -> None:
         gone = self._containers.pop(identity, None)
+        self._answered.pop(identity, None)
         if gone is not None:
             self._tell(gone)
 

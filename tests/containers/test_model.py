@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homed.containers.model import Port, State, from_inspect
+from homed.containers.model import Listed, Port, State, from_inspect, from_list
 from homed.errors import EngineError
 
 INSPECTED: dict[str, Any] = {
@@ -88,3 +88,19 @@ def test_an_unknown_form_is_the_engines_error_and_nothing_else(data: st.DataObje
         from_inspect(made)
     except EngineError as error:
         assert "unknown form" in error.message  # noqa: PT017  it may raise or not
+
+
+@pytest.mark.parametrize(
+    ("status", "health"),
+    [
+        ("Up 2 minutes", None),
+        ("Up 2 minutes (healthy)", "healthy"),
+        ("Up 2 minutes (unhealthy)", "unhealthy"),
+        ("Up 1 second (health: starting)", "starting"),
+        ("Exited (0) 5 seconds ago", None),
+        ("Up 2 minutes (Paused)", None),
+    ],
+)
+def test_the_engines_list_tells_of_health_in_words(status: str, health: str | None) -> None:
+    row = {"Id": "c1", "State": "running", "Names": ["/other/link", "/web"], "Status": status}
+    assert from_list(row) == Listed("c1", "running", "web", health)

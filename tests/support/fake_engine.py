@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from homed.containers.model import Listed
 from homed.containers.spec import Registry
 from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
@@ -76,9 +77,12 @@ class FakeEngine:
         await self._call("version", "")
         return {"Version": "fake"}
 
-    async def list_ids(self) -> list[tuple[str, str]]:
+    async def all(self) -> list[Listed]:
         await self._call("list", "")
-        return [(identity, one["State"]["Status"]) for identity, one in self.containers.items()]
+        return [
+            Listed(identity, one["State"]["Status"], one["Name"][1:], (one["State"].get("Health") or {}).get("Status"))
+            for identity, one in self.containers.items()
+        ]
 
     async def inspect(self, container: str) -> dict[str, Any]:
         await self._call("inspect", container)
