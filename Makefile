@@ -38,7 +38,6 @@ run: $(VENV)/runtime ## Install what is needed and serve on 127.0.0.1:8080
 	@exec $(BIN)/homed serve --state $(STATE) $(ARGS)
 
 test: $(VENV)/dev lint ## Run all that CI runs (BOARDS=0 leaves out what needs root)
-	@[ "$(BOARDS)" = 0 ] || tools/engine || true
 	@BOARDS=$(BOARDS) $(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/dev ## Check style, types and the arrows between packages
