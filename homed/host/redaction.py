@@ -8,10 +8,11 @@ import re
 
 MASK = "***"
 
+# No possessive quantifiers: those of Python 3.11.2 (Debian 12) match wrongly on groups.
 # Each rule takes time linear in the text (a hostile path can be 8 KB): a run of characters is matched once,
 # as a whole, and what turns out to be harmless is put back as it was.
 _KEY = re.compile(r"hk_([A-Za-z0-9-]+)_[^\s\"'\\,;)&<>\]}]+")
-_DOTTED = re.compile(r"[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+)*+")
+_DOTTED = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
 _USERINFO = re.compile(r"://([^\s/:@]*):[^\s/]*@")
 _BEARER = re.compile(r"(\bBearer\s+)([^\s\"'\\,;)]+)", re.IGNORECASE)
 _NAMED = re.compile(
@@ -27,10 +28,10 @@ _NAMED = re.compile(
     (?:
         (?P<quote> \\*["'])
         (?P<scheme> (?:(?:Bearer|Basic|Digest|Token)\s+)? )
-        (?P<quoted> (?: (?!(?P=quote)) (?:\\.|.) )*+ )      # up to the same quote, over any that is escaped
+        (?P<quoted> (?: (?!(?P=quote)) (?:\\.|.) )* )       # up to the same quote, over any that is escaped
         |
         (?P<bare_scheme> (?:(?:Bearer|Basic|Digest|Token)\s+)? )
-        (?P<bare> [^ \t\r\n]++ )
+        (?P<bare> [^ \t\r\n]+ )
     )
     """,
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
