@@ -7,6 +7,13 @@ import subprocess
 from collections import Counter
 
 import pytest
+from hypothesis import settings
+
+# CI looks at the same examples each time, so that what it says of a change is about the change; by hand each run looks
+# further.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 _PARTS = (
     ("Docker Engine", ("dockerd", "--version")),
