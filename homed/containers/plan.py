@@ -72,7 +72,7 @@ class Step(NamedTuple):
 
 PULL, CREATE, START, STOP, REMOVE, RENAME = "pull", "create", "start", "stop", "remove", "rename"
 # What a START says of the container that runs until its successor can be made, and the least seconds between two.
-STAND_IN, STAND_IN_PAUSE = "stand_in", 5.0
+STAND_IN, STAND_IN_FAILED, STAND_IN_PAUSE = "stand_in", "stand_in_failed", 5.0
 # A configuration on trial that failed for one of these reasons is taken back.
 CRASHED, START_FAILED = "crashed", "start_failed"
 BAD_STARTS = (CRASHED, START_FAILED)
@@ -165,14 +165,17 @@ def _create(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
 
 
 def _stand_in(wanted: Wanted, actual: Actual, timing: Timing) -> Plan | None:
-    """Start what ran before, while what is to replace it cannot be made yet; None where it cannot, or just ended."""
+    """Start what ran before, while its successor cannot be made yet; None where it is not to be waited for."""
     ran = [container for container in actual.containers if container.started_at is not None]
-    if not ran or _waiting(actual) is not None or actual.failures.next_at > timing.mono:
+    waits = actual.failures.next_at > timing.mono
+    if not ran or _waiting(actual) is not None or (waits and actual.failures.reason == STAND_IN_FAILED):
         return None
     last = max(ran, key=lambda container: (container.digest == wanted.good, container.created_at))
-    ended = last.finished_at
-    if ended is not None and 0 <= (timing.now - ended).total_seconds() < STAND_IN_PAUSE:
-        return None
+    since = STAND_IN_PAUSE if last.finished_at is None else (timing.now - last.finished_at).total_seconds()
+    if 0 <= since < STAND_IN_PAUSE:
+        if actual.image_present and not waits:
+            return None  # its successor can be made at once
+        return Plan("waiting", (), CRASHED, how_it_ended(last), timing.mono + STAND_IN_PAUSE - since)
     others = tuple(container for container in actual.containers if container.id != last.id)
     return Plan("starting", (*_take_name(wanted, last, others), Step(START, last.id, text=STAND_IN)))
 

@@ -64,7 +64,7 @@ def container(identity: str = "c1", **given: Any) -> Container:
 
 
 def ended(identity: str = "c1", code: int = 1, **given: Any) -> Container:
-    return container(identity, state=State.STOPPED, exit_code=code, finished_at=NOW, **given)
+    return container(identity, **{"state": State.STOPPED, "exit_code": code, "finished_at": NOW, **given})
 
 
 def decide(wanted: Wanted, *containers: Container, **actual: Any) -> Plan:
@@ -346,6 +346,23 @@ def test_while_a_replacement_cannot_be_made_what_ran_before_is_started_again() -
 def test_what_stands_in_is_not_started_in_a_burst_where_it_ends_at_once() -> None:
     before = container("old", digest="b", state=State.STOPPED, finished_at=NOW - timedelta(seconds=1))
     assert acts(decide(TRIAL, before)) == [CREATE]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"image_present": False, "pull": Failures(9, 1300.0, "pull_failed", "no such image")},
+        {"failures": Failures(9, 1300.0, "create_failed", "refused")},
+        {"image_present": False},
+    ],
+    ids=["the pull waits", "the creation waits", "the pull is due"],
+)
+def test_what_stands_in_waits_for_its_own_pause_and_no_longer(given: dict[str, Any]) -> None:
+    before = ended("old", digest="b", finished_at=NOW - timedelta(seconds=1))
+    decided = decide(TRIAL, before, **given)
+    assert (decided.steps, decided.reason, decided.next_at) == ((), plan.CRASHED, 1004.0)
+    later = ended("old", digest="b", finished_at=NOW - timedelta(seconds=6))
+    assert [step.text for step in decide(TRIAL, later, **given).steps] == [plan.STAND_IN]
 
 
 @pytest.mark.parametrize("bad", [REFUSED, UNPULLABLE])
