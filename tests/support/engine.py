@@ -138,9 +138,14 @@ class DockerEngine:
         """Remove what a test left: containers, networks, volumes, and images but the tests' own."""
         if not self.runs:
             self.start()
-        for container in self.client.api.containers(all=True):
-            with suppress(NotFound):
-                self._remove(container["Id"])
+        empty = 0
+        while empty < 3:  # what a killed homed asked for last may still be on its way
+            left = self.client.api.containers(all=True)
+            empty = 0 if left else empty + 1
+            for container in left:
+                with suppress(NotFound):
+                    self._remove(container["Id"])
+            time.sleep(0.05)
         self.client.networks.prune()
         for volume in self.client.volumes.list():
             volume.remove(force=True)
