@@ -140,3 +140,57 @@ class StoreError(HomedError):
     code = "STORE_ERROR"
     status = 500
     grpc = "INTERNAL"
+
+
+class BusUnavailableError(HomedError):
+    """The system bus cannot be reached now."""
+
+    code = "BUS_UNAVAILABLE"
+    status = 503
+    grpc = "UNAVAILABLE"
+
+
+class UpdateError(HomedError):
+    """An update failed, or cannot be done: `details.rauc` holds RAUC's own words, where it said any."""
+
+    code = "UPDATE_ERROR"
+    status = 500
+    grpc = "INTERNAL"
+
+
+class UpdateConflictError(UpdateError):
+    """Not now, or not in the state in which the update is."""
+
+    code = "UPDATE_BUSY"
+    status = 409
+    grpc = "FAILED_PRECONDITION"
+
+
+class BundleError(UpdateError):
+    """The bundle is not one that this board takes."""
+
+    code = "UPDATE_BUNDLE"
+    status = 422
+    grpc = "INVALID_ARGUMENT"
+
+
+class DownloadError(UpdateError):
+    """The bundle could not be fetched."""
+
+    code = "UPDATE_DOWNLOAD"
+    status = 502
+    grpc = "UNAVAILABLE"
+
+
+class NoSpaceError(UpdateError):
+    code = "UPDATE_NO_SPACE"
+    status = 507
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class RaucUnavailableError(UpdateError):
+    """RAUC's service is not on the bus, or does not answer."""
+
+    code = "RAUC_UNAVAILABLE"
+    status = 503
+    grpc = "UNAVAILABLE"

@@ -16,10 +16,12 @@ CAPABILITIES = frozenset({"containers", "access", "host", "backups", "updates", 
 BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model"})
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
-    "cli": frozenset({"daemon", "settings", "access", "host", "store"}) | BASE,
-    "daemon": frozenset({"api", "observation", "settings", "store", "bus"}) | CAPABILITIES | BASE,
+    "cli": frozenset({"daemon", "settings", "state", "access", "host", "store"}) | BASE,
+    "daemon": frozenset({"api", "observation", "probes", "settings", "state", "store", "bus"}) | CAPABILITIES | BASE,
     "api": frozenset({"settings", "store"}) | CAPABILITIES | BASE,
     "observation": frozenset({"store"}) | CAPABILITIES | BASE,
+    "state": frozenset({"store", "updates"}) | BASE,
+    "probes": CAPABILITIES | BASE,
     "settings": BASE,
     **dict.fromkeys(CAPABILITIES, frozenset({"store", "bus"}) | BASE),
     "store": BASE,
@@ -45,8 +47,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("metrics.py",),
     "psutil": ("host/",),
     "jwt": ("access/",),
-    "cryptography": ("api/certificates.py",),
-    "aiohttp": ("api/", "containers/streams.py"),
+    "cryptography": ("api/certificates.py", "updates/bundle.py"),
+    "aiohttp": ("api/", "containers/streams.py", "updates/"),
     "multidict": ("api/",),
 }
 
@@ -166,7 +168,7 @@ def test_what_is_imported_is_declared_or_of_python_itself() -> None:
     text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
     block = text.partition("dependencies = [")[2].partition("]")[0]
     declared = set(re.findall(r'"([a-z0-9-]+)', block))
-    names = {"systemd": "systemd-python", "jwt": "pyjwt", "prometheus_client": "prometheus-client"}
+    names = {"systemd": "systemd-python", "jwt": "pyjwt", "prometheus_client": "prometheus-client", "dbus_next": "dbus-next"}
     # docker raises their errors, aiohttp its multidict: parts of their own interfaces.
     through = {"requests": "docker", "urllib3": "docker", "multidict": "aiohttp"}
     foreign = set()

@@ -1,0 +1,228 @@
+"""One connection to the system bus that comes back by itself; every call on it has a deadline.
+
+dbus-next's own proxies introspect first and hold signals for ever; plain messages need neither.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from dbus_next import Message, MessageType
+
+from homed.bus.transport import Transport
+from homed.bus.values import unwrap
+from homed.errors import BusUnavailableError, HomedError
+
+log = logging.getLogger(__name__)
+
+_BUS = "org.freedesktop.DBus"
+_BUS_PATH = "/org/freedesktop/DBus"
+_PATIENCE = 10.0
+_WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class CallError(HomedError):
+    """The other side answered with an error: `name` is D-Bus's, the message the other side's own words."""
+
+    code = "BUS_ERROR"
+    status = 502
+    grpc = "INTERNAL"
+
+    def __init__(self, name: str, message: str):
+        super().__init__(message or name)
+        self.name = name
+
+
+class Signal(NamedTuple):
+    """One signal; `body` is unwrapped to plain values."""
+
+    interface: str
+    member: str
+    path: str
+    body: Sequence[Any]
+
+
+class Peer(NamedTuple):
+    """A service on the bus and the object that is spoken to."""
+
+    name: str
+    path: str
+    interface: str
+
+
+OnSignal = Callable[[Signal], None]
+OnOwner = Callable[[bool], None]
+
+
+class _Watch(NamedTuple):
+    on_signal: OnSignal
+    on_owner: OnOwner
+
+
+class Bus:
+    """`run` keeps it connected. `watch` tells of a peer's signals, and each time that it comes or goes."""
+
+    def __init__(self, address: str | None = None):
+        self._address = address
+        self._bus: Transport | None = None
+        self._watches: dict[str, _Watch] = {}
+        self._owners: dict[str, str] = {}
+        self._turned = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        return self._bus is not None
+
+    def has(self, name: str) -> bool:
+        """Whether somebody owns a watched name now."""
+        return name in self._owners
+
+    def watch(self, name: str, on_signal: OnSignal, on_owner: OnOwner) -> None:
+        """To be said before `run`: signals of `name`, and whether anybody owns it now."""
+        self._watches[name] = _Watch(on_signal, on_owner)
+
+    async def run(self) -> None:
+        """Connect, and connect again for as long as it runs."""
+        failures = 0
+        while True:
+            try:
+                bus = await self._connect()
+            except (OSError, EOFError, HomedError, TimeoutError) as error:
+                if not failures:
+                    log.warning("The system bus cannot be reached: %s", error)
+                await asyncio.sleep(_WAITS[min(failures, len(_WAITS) - 1)])
+                failures += 1
+                continue
+            failures = 0
+            log.info("Connected to the system bus")
+            try:
+                await self._until_lost(bus)
+            finally:
+                self._forget(bus)
+
+    async def call(
+        self, peer: Peer, member: str, signature: str = "", *body: object, deadline: float = _PATIENCE
+    ) -> list[Any]:
+        """The answer's values, unwrapped. CallError from the peer; BusUnavailableError where there is no answer."""
+        bus = self._bus
+        if bus is None:
+            raise BusUnavailableError("the system bus is away")
+        return await _call(bus, peer, member, signature, body, deadline)
+
+    async def property(self, peer: Peer, name: str, deadline: float = _PATIENCE) -> Any:
+        (value,) = await self.call(
+            peer._replace(interface="org.freedesktop.DBus.Properties"), "Get", "ss", peer.interface, name,
+            deadline=deadline,
+        )  # fmt: skip
+        return value
+
+    async def properties(self, peer: Peer, deadline: float = _PATIENCE) -> dict[str, Any]:
+        (values,) = await self.call(
+            peer._replace(interface="org.freedesktop.DBus.Properties"), "GetAll", "s", peer.interface,
+            deadline=deadline,
+        )  # fmt: skip
+        return dict(values)
+
+    async def _connect(self) -> Transport:
+        async with asyncio.timeout(_PATIENCE):
+            bus = Transport(self._address)
+            try:
+                await bus.connect()
+                bus.add_message_handler(self._received)
+                self._bus = bus
+                await self._look_for_owners(bus)
+            except BaseException as error:
+                self._forget(bus)
+                if isinstance(error, Exception) and not isinstance(error, (OSError, HomedError, TimeoutError)):
+                    # dbus-next raises its own kinds, and bare ones for what is not D-Bus at all.
+                    raise BusUnavailableError(f"{type(error).__name__}: {error}") from error
+                raise
+        return bus
+
+    async def _look_for_owners(self, bus: Transport) -> None:
+        bus_peer = Peer(_BUS, _BUS_PATH, _BUS)
+        for name in self._watches:
+            for rule in (
+                f"type='signal',sender='{name}'",
+                f"type='signal',sender='{_BUS}',interface='{_BUS}',member='NameOwnerChanged',arg0='{name}'",
+            ):
+                await _call(bus, bus_peer, "AddMatch", "s", (rule,), _PATIENCE)
+            try:
+                (owner,) = await _call(bus, bus_peer, "GetNameOwner", "s", (name,), _PATIENCE)
+            except CallError:
+                owner = ""
+            self._owned(name, owner)
+
+    async def _until_lost(self, bus: Transport) -> None:
+        with suppress(Exception):  # why it was lost is told by the next try to connect
+            await bus.wait_for_disconnect()
+        log.warning("The connection to the system bus was lost")
+
+    def _forget(self, bus: Transport) -> None:
+        if self._bus is bus:
+            self._bus = None
+        bus.close()
+        for name in list(self._owners):
+            self._owned(name, "")
+
+    def _received(self, message: Message) -> None:
+        if message.message_type is not MessageType.SIGNAL:
+            return
+        if message.sender == _BUS and message.member == "NameOwnerChanged":
+            name, _, owner = message.body
+            if name in self._watches:
+                self._owned(name, owner)
+            return
+        for name, watch in self._watches.items():
+            if self._owners.get(name) == message.sender:
+                signal = Signal(message.interface, message.member, message.path, unwrap(message.body))
+                self._guarded(lambda watch=watch, signal=signal: watch.on_signal(signal))  # type: ignore[misc]
+
+    def _owned(self, name: str, owner: str) -> None:
+        before = self._owners.pop(name, "")
+        if owner:
+            self._owners[name] = owner
+        if before == owner:
+            return
+        watch = self._watches[name]
+        if before:
+            self._guarded(lambda: watch.on_owner(False))
+        if owner:
+            self._guarded(lambda: watch.on_owner(True))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """A listener's fault must not end the connection: dbus-next would drop it."""
+        try:
+            act()
+        except Exception:
+            log.exception("A listener on the bus failed")
+
+
+async def _call(
+    bus: Transport, peer: Peer, member: str, signature: str, body: Sequence[object], deadline: float
+) -> list[Any]:
+    message = Message(
+        destination=peer.name, path=peer.path, interface=peer.interface, member=member,
+        signature=signature, body=list(body),
+    )  # fmt: skip
+    what = f"{peer.interface}.{member}"
+    try:
+        async with asyncio.timeout(deadline):
+            reply = await bus.call(message)
+    except TimeoutError as error:
+        raise BusUnavailableError(f"{what} did not answer within {deadline:g} s") from error
+    except (OSError, EOFError) as error:
+        raise BusUnavailableError(f"the system bus was lost in {what}: {error}") from error
+    if reply is None:
+        raise BusUnavailableError(f"the system bus was lost in {what}")
+    if reply.message_type is MessageType.ERROR:
+        raise CallError(reply.error_name, str(reply.body[0]) if reply.body else "")
+    return list(unwrap(reply.body))
+
+
+def address() -> str | None:
+    """Where the system bus is; None for the usual place."""
+    return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or None
