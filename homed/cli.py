@@ -11,9 +11,15 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from homed import __version__, clock
 from homed.errors import HomedError
+
+if TYPE_CHECKING:
+    from homed.host.notify import Notifier
+    from homed.settings import Settings
+    from homed.state import StateDirectory
 
 _CONFIG = Path("/etc/homed/homed.toml")
 _STATE = Path("/var/lib/homed")
@@ -89,24 +95,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from homed.daemon import Daemon
-    from homed.host import journal, notify
+    from homed.host import notify
     from homed.settings import Settings
+    from homed.state import StateDirectory
 
     given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
     override = {"api": given} if given else None
-    settings = Settings(options.config, options.state / "config.json", override=override)
-    sink = journal.configure(settings.current.log.level)
     notifier = notify.Notifier()
+    try:
+        # Before the configuration: what was changed over the API is part of the state.
+        with StateDirectory(options.state) as state:
+            settings = Settings(options.config, options.state / "config.json", override=override)
+            return _run_daemon(settings, state, notifier)
+    except HomedError as error:
+        notifier.status(f"Cannot start: {error.message}")
+        raise
+
+
+def _run_daemon(settings: "Settings", state: "StateDirectory", notifier: "Notifier") -> int:
+    from homed.daemon import Daemon
+    from homed.host import journal, notify
+
+    sink = journal.configure(settings.current.log.level)
     try:
         passed = [one.socket for one in notify.listen_sockets()]
 
         async def run() -> None:
-            await Daemon(settings, options.state, notifier, sink, passed).run()
+            await Daemon(settings, state, notifier, sink, passed).run()
 
         asyncio.run(run())
-    except HomedError as error:
-        notifier.status(f"Cannot start: {error.message}")
+    except HomedError:
         raise
     except Exception:
         logging.getLogger(__name__).critical("homed failed", exc_info=True)
@@ -130,12 +148,13 @@ def _spec(options: argparse.Namespace) -> int:
     from homed.daemon import Daemon
     from homed.host.notify import Notifier
     from homed.settings import Settings
+    from homed.state import StateDirectory
 
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
 
         async def documents() -> None:
-            daemon = Daemon(Settings(state / "none.toml", state / "none.json"), state, Notifier({}))
+            daemon = Daemon(Settings(state / "none.toml", state / "none.json"), StateDirectory(state), Notifier({}))
             options.folder.mkdir(parents=True, exist_ok=True)
             for name, document in zip(("openapi", "asyncapi"), daemon.specifications(), strict=True):
                 text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)

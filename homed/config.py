@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,9 @@ from homed.errors import ConfigError, FieldError, ValidationError
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
 PerMinute = Annotated[int, Meta(ge=1, le=1_000_000)]
+_DAY, _TIME = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", "([01][0-9]|2[0-3]):[0-5][0-9]"
+# Empty, or `02:00-04:00`, or `Sat,Sun 02:00-04:00`.
+WINDOW = rf"^(({_DAY}(,{_DAY})* )?{_TIME}-{_TIME})?$(?!\n)"
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -133,6 +136,45 @@ class Containers(Section, frozen=True):
             raise ValidationError([FieldError("engine", "must be unix:///path or tcp://host:port")])
 
 
+class UpdateCheck(Section, frozen=True):
+    """One check of the owner's own, asked when a new system is judged: a command, or an HTTP address."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)")]
+    command: tuple[str, ...] = ()
+    url: str | None = None
+    timeout: Seconds = 10
+
+    def __post_init__(self) -> None:
+        if bool(self.command) == (self.url is not None):
+            raise ValidationError([FieldError("command", "either a command or a url must be given")])
+        if self.url is not None and not re.match(r"https?://[^/\s]+", self.url):
+            raise ValidationError([FieldError("url", "must be like http://host/path")])
+
+
+class Updates(Section, frozen=True):
+    """How updates are fetched, when the board reboots, and how long the new system has to be well."""
+
+    directory: str = ""
+    max_bundle_size: Annotated[int, Meta(ge=1024, le=1 << 42)] = 4 << 30
+    download_rate: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    reboot: Literal["now", "never", "window"] = "never"
+    window: Annotated[str, Meta(pattern=WINDOW)] = ""
+    require_confirmation: bool = False
+    allow_downgrade: bool = False
+    deadline: Annotated[float, Meta(ge=1, le=86_400)] = 600
+    soak: Annotated[float, Meta(ge=0, le=86_400)] = 60
+    kept: Annotated[int, Meta(ge=1, le=1000)] = 20
+    checks: tuple[UpdateCheck, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.directory and not self.directory.startswith("/"):
+            raise ValidationError([FieldError("directory", "must be an absolute path")])
+        if self.window and self.window[-11:-6] == self.window[-5:]:
+            raise ValidationError([FieldError("window", "begins when it ends")])
+        if self.reboot == "window" and not self.window:
+            raise ValidationError([FieldError("window", "must be set where reboot is window")])
+
+
 class Log(Section, frozen=True):
     level: LogLevel = LogLevel.INFO
     requests: LoggedRequests = LoggedRequests.ALL
@@ -145,6 +187,7 @@ class Config(Section, frozen=True):
     api: Api = Api()
     monitoring: Monitoring = Monitoring()
     containers: Containers = Containers()
+    updates: Updates = Updates()
     log: Log = Log()
 
 
@@ -165,6 +208,8 @@ FILE_ONLY = (
     "containers.allow_host_root",
     "containers.allow_docker_socket",
     "containers.engine",
+    "updates.directory",
+    "updates.checks",
 )
 
 

@@ -1,7 +1,6 @@
 """The composition root: builds every part from the configuration, starts and stops them in order, tells systemd."""
 
 import asyncio
-import fcntl
 import gc
 import logging
 import signal
@@ -10,8 +9,7 @@ import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from homed import __version__
 from homed.access.keys import Keys
@@ -22,9 +20,11 @@ from homed.api.access import metrics as metrics_routes
 from homed.api.auth import Authenticator
 from homed.api.front import Front
 from homed.api.homei import board, containers, services, sockets
+from homed.api.homei import updates as update_routes
 from homed.api.limits import Limiter
 from homed.api.routes import Family, Route
 from homed.api.streaming import Streaming
+from homed.bus import connection
 from homed.config import Config
 from homed.containers import policy
 from homed.containers.engine import Engine
@@ -35,16 +35,20 @@ from homed.containers.services import Services
 from homed.containers.stats import Stats
 from homed.containers.streams import Streams
 from homed.containers.view import View
-from homed.errors import HomedError, StoreError
+from homed.errors import HomedError
 from homed.events import Events
 from homed.health import Health
+from homed.host import boot
 from homed.host.journal import LogSink
 from homed.host.notify import Notifier
 from homed.host.system import System
 from homed.metrics import Metrics
 from homed.observation import Observation
+from homed.probes import Probes
 from homed.settings import Settings
+from homed.state import StateDirectory
 from homed.store.sqlite import SqliteStore
+from homed.updates import parts
 
 log = logging.getLogger(__name__)
 _LONGEST_BEAT = 5.0
@@ -52,18 +56,19 @@ Families = Sequence[tuple[Family, Sequence[Route]]]
 
 
 class Daemon:
-    """One homed. `passed` are the sockets that systemd listens on for it."""
+    """One homed. `state` is held by the caller; `passed` are the sockets that systemd listens on for it."""
 
     def __init__(
         self,
         settings: Settings,
-        state: Path,
+        state: StateDirectory,
         notifier: Notifier,
         sink: LogSink | None = None,
         passed: Sequence[socket.socket] = (),
     ):
         self._settings = settings
-        self._state = state
+        self._directory = state
+        self._state = state.path
         self._notifier = notifier
         self._sink = sink
         self._passed = passed
@@ -72,7 +77,6 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._tls: ssl.SSLContext | None = None
-        self._lock: TextIO | None = None
         self._build()
 
     def _build(self) -> None:
@@ -98,6 +102,21 @@ class Daemon:
         self._host_threads = ThreadPoolExecutor(2, thread_name_prefix="host")
         self.system = System(self._state, self._host_threads, homed_version=__version__)
         self.observation = Observation(self.store, self.view, self.services, self.reconciler, self.health)
+        probes = Probes(
+            self.services, self.reconciler, self.health, lambda: self._config.updates.checks, self._host_threads
+        )
+        self.bus = connection.Bus(connection.address())
+        self.updates = parts.build(
+            self._directory.updates,
+            self.bus,
+            self.events,
+            lambda: self._config.updates,
+            probes.observe,
+            self._directory.copy,
+            boot.boot_id(),
+            boot.boot_clock,
+        )
+        self.health.add("updates", lambda: parts.tell(self.updates))
         self.listeners = listeners.Listeners(config.api.connections)
         self.limiter = Limiter(config.api.limits.clients, time.monotonic)
         self.extras = board.Extras()
@@ -131,6 +150,7 @@ class Daemon:
                         self.health, self.system, self._settings, self.events, self.extras,
                         version=__version__, uptime=lambda: time.monotonic() - self._started,
                     ),
+                    *update_routes.routes(self.updates.updater),
                     *sockets.routes(self.streaming),
                 ],
             ),
@@ -160,7 +180,6 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn("reload", self._reload(), essential=False))
-        self._lock = await loop.run_in_executor(None, lock, self._state)
         await self.store.open()
         runner = listeners.runner_for(self.front.application())
         try:
@@ -181,6 +200,7 @@ class Daemon:
         await self.tokens.load()
         listeners.check_exposure(self._config, have_key=bool(self.keys.all()), sockets=self._passed)
         await self.services.load()
+        await asyncio.to_thread(self.updates.load, self._directory.restored_for)
         self._settings.guard(lambda config: listeners.check_exposure(config, have_key=bool(self.keys.all())))
         self._settings.listen(self._apply)
         self.events.listen(lambda event: self.metrics.events.labels(event.type).inc())
@@ -190,8 +210,12 @@ class Daemon:
         self.reconciler.start()
         self._spawn("view", self.view.run())
         self._spawn("stats", self.stats.run())
+        self._spawn("bus", self.bus.run())
         await runner.setup()
         await self.listeners.start(runner, self._config, self._passed, self._tls)
+        await asyncio.to_thread(self._directory.sign)
+        # Only what serves may call the booted slot good, or judge it.
+        self._spawn("updates", self.updates.runner.run())
         # What lives as long as the daemon need not be looked at by each collection.
         gc.collect()
         gc.freeze()
@@ -280,18 +304,3 @@ class Daemon:
             ]),
             ("homed_uptime_seconds", "Time since the start.", (), [((), time.monotonic() - self._started)]),
         ]  # fmt: skip
-
-
-def lock(state: Path) -> TextIO:
-    """Hold the state directory for as long as the file is open. StoreError where another homed does."""
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (state / "lock").open("w", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"the state directory {state} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StoreError(f"another homed uses {state}") from error
-    return file

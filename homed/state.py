@@ -1,0 +1,79 @@
+"""The state directory before anything in it is read: held by one homed, and fit to be read by this one."""
+
+import fcntl
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from homed import __version__
+from homed.errors import StoreError
+from homed.store import migrations
+from homed.updates import statecopy
+from homed.updates.statecopy import Act, Settled
+
+log = logging.getLogger(__name__)
+
+
+class StateDirectory:
+    """Held for as long as the block lasts; StoreError where another homed holds it.
+
+    What a newer homed has written in a system that was rolled back makes room for the copy from before that update.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.settled: Settled | None = None
+        self._file: TextIO | None = None
+
+    @property
+    def updates(self) -> Path:
+        return self.path / "updates"
+
+    @property
+    def restored_for(self) -> str | None:
+        """The id of the update whose copy was put back at this start."""
+        settled = self.settled
+        if settled is None or settled.act is not Act.PUT_BACK or settled.copy is None:
+            return None
+        return settled.copy.parent.name
+
+    def __enter__(self) -> Self:
+        self._file = lock(self.path)
+        try:
+            self.settled = statecopy.settle(self.path, __version__, max(migrations.steps()), self.updates)
+        except BaseException:
+            self._file.close()
+            raise
+        if self.settled.act is not Act.KEEP:
+            log.warning("%s", self.settled.reason)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def sign(self) -> None:
+        """Say that this homed writes here: once it has started, and an older one must not read on."""
+        statecopy.write_stamp(self.path, __version__, max(migrations.steps()))
+
+    def copy(self, update: Path) -> None:
+        """Copy the state into the folder of an update."""
+        statecopy.copy(self.path, update / "state", __version__)
+
+
+def lock(state: Path) -> TextIO:
+    """Hold the state directory for as long as the file is open. StoreError where another homed does."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (state / "lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"the state directory {state} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StoreError(f"another homed uses {state}") from error
+    return file

@@ -1,0 +1,1 @@
+"""Updates: bundles fetched, installed by RAUC, and judged by the health of the board afterwards."""
