@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", parents=[common], help="say whether the configuration is right")
     check.set_defaults(run=_check_config)
 
+    doctor = commands.add_parser(
+        "doctor", parents=[common], help="say what would make an update of this board go wrong"
+    )
+    doctor.set_defaults(run=_doctor)
+
     spec = commands.add_parser("spec", help="write openapi.json and asyncapi.json into a folder")
     spec.add_argument("folder", type=Path)
     spec.set_defaults(run=_spec)
@@ -140,6 +145,18 @@ def _check_config(options: argparse.Namespace) -> int:
     Settings(options.config, options.state / "config.json")
     print(f"{options.config}: right")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from homed import doctor
+    from homed.bus import connection
+    from homed.settings import Settings
+
+    config = Settings(options.config, options.state / "config.json").current.updates
+    findings = asyncio.run(doctor.examine(connection.address(), config))
+    for level, about, text in findings:
+        print(f"{level:8} {about}: {text}")
+    return int(any(finding.level is doctor.Level.BAD for finding in findings))
 
 
 def _spec(options: argparse.Namespace) -> int:

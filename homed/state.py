@@ -33,10 +33,8 @@ class StateDirectory:
     @property
     def restored_for(self) -> str | None:
         """The id of the update whose copy was put back at this start."""
-        settled = self.settled
-        if settled is None or settled.act is not Act.PUT_BACK or settled.copy is None:
-            return None
-        return settled.copy.parent.name
+        done = self.settled.put_back if self.settled is not None else None
+        return done.copy.parent.name if done is not None else None
 
     def __enter__(self) -> Self:
         self._file = lock(self.path)

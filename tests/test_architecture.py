@@ -16,10 +16,11 @@ CAPABILITIES = frozenset({"containers", "access", "host", "backups", "updates", 
 BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model"})
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
-    "cli": frozenset({"daemon", "settings", "state", "access", "host", "store"}) | BASE,
+    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store"}) | BASE,
     "daemon": frozenset({"api", "observation", "probes", "settings", "state", "store", "bus"}) | CAPABILITIES | BASE,
     "api": frozenset({"settings", "store"}) | CAPABILITIES | BASE,
     "observation": frozenset({"store"}) | CAPABILITIES | BASE,
+    "doctor": frozenset({"bus", "settings"}) | CAPABILITIES | BASE,
     "state": frozenset({"store", "updates"}) | BASE,
     "probes": CAPABILITIES | BASE,
     "settings": BASE,
@@ -168,7 +169,9 @@ def test_what_is_imported_is_declared_or_of_python_itself() -> None:
     text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
     block = text.partition("dependencies = [")[2].partition("]")[0]
     declared = set(re.findall(r'"([a-z0-9-]+)', block))
-    names = {"systemd": "systemd-python", "jwt": "pyjwt", "prometheus_client": "prometheus-client", "dbus_next": "dbus-next"}
+    names = {
+        "dbus_next": "dbus-next", "jwt": "pyjwt", "prometheus_client": "prometheus-client", "systemd": "systemd-python",
+    }  # fmt: skip
     # docker raises their errors, aiohttp its multidict: parts of their own interfaces.
     through = {"requests": "docker", "urllib3": "docker", "multidict": "aiohttp"}
     foreign = set()

@@ -5,6 +5,7 @@ which a daemon that nobody asks for them need not hold. Both functions block for
 call for more), and pyroute2 runs an event loop of its own inside: call them from a worker thread only.
 """
 
+import logging
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -92,6 +93,8 @@ def _ask(question: Callable[[Any], T]) -> T:
     from pyroute2 import IPRoute  # 8.6 MB: see the module's docstring
     from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
+    # At homed's own level debug it would tell of each message of the kernel's.
+    logging.getLogger("pyroute2").setLevel(logging.INFO)
     try:
         with IPRoute() as netlink:
             for attempt in range(_ATTEMPTS):

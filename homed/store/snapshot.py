@@ -32,21 +32,22 @@ def copy(source: Path, target: Path) -> int:
     # Made here for the mode; an empty file is a new database to SQLite.
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
-        with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as reader,
-            closing(sqlite3.connect(target)) as writer,
-        ):
+        with closing(_connect(source, "mode=ro")) as reader, closing(sqlite3.connect(target)) as writer:
             reader.backup(writer, progress=_until(time.monotonic() + _PATIENCE))
-            # Whole in one file: the copy has no log beside it.
-            writer.execute("PRAGMA journal_mode = DELETE")
-            damage = writer.execute("PRAGMA quick_check(1)").fetchone()[0]
-            version: int = writer.execute("PRAGMA user_version").fetchone()[0]
+        # It has no log, and is given none by being looked at.
+        with closing(_connect(target, "mode=ro&immutable=1")) as copied:
+            damage = copied.execute("PRAGMA quick_check(1)").fetchone()[0]
+            version: int = copied.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.Error as error:
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
         raise StoreError(f"{source} cannot be copied: {error}", code=FULL if full else None) from error
     if damage != "ok":
         raise StoreError(f"{source} is damaged ({damage})")
     return version
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10)
 
 
 def _until(end: float) -> Callable[[int, int, int], None]:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from homed.updates import window
-from homed.updates.records import Failure, Kind, Reboot, State, Update
+from homed.updates.records import Failure, Reboot, State, Update
 from homed.updates.slots import Facts, Slot
 
 MOST_INTERRUPTIONS = 3
@@ -52,18 +52,26 @@ def _get(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
 
 
 def _verified(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
+    if facts.booted != update.from_slot:
+        return _elsewhere(update, facts)
     if update.require_confirmation and not update.confirmed:
         return Next(Act.WAIT, "confirmation")
     return Next(Act.BACK_UP)
 
 
 def _back_up(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
-    return Next(Act.BACK_UP)
+    return Next(Act.BACK_UP) if facts.booted == update.from_slot else _elsewhere(update, facts)
 
 
 def _installing(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
     if update.called and facts.operation == "installing":
         return Next(Act.FOLLOW)
+    if update.called and facts.booted == update.to_slot:
+        # It was the primary, so RAUC had finished. Its attempt is counted and its mark not good yet: by the mark alone
+        # it would be written anew, which now means over the old system.
+        return Next(Act.NOTE_INSTALLED)
+    if facts.booted != update.from_slot:
+        return _elsewhere(update, facts)
     if update.called and is_installed(update, facts):
         return Next(Act.NOTE_INSTALLED)
     if update.called and facts.last_error and facts.last_error != update.error_before:
@@ -74,6 +82,11 @@ def _installing(update: Update, facts: Facts, now: datetime, opening: str) -> Ne
         what = f"the installation was broken off {update.interruptions + 1} times"
         return Next(Act.END, failure=Failure("UPDATE_INTERRUPTED", what))
     return Next(Act.INSTALL, interrupted=True)
+
+
+def _elsewhere(update: Update, facts: Facts) -> Next:
+    what = f"the board was started from {facts.booted} meanwhile: nothing was installed"
+    return Next(Act.END, failure=Failure("UPDATE_ERROR", what))
 
 
 def _installed(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
@@ -174,4 +187,4 @@ _BY_STATE: Mapping[State, _Decision] = {
 
 def needs_slots(update: Update) -> bool:
     """Whether the next step can only be told from the slots; a download can go on without RAUC."""
-    return update.state not in (State.DOWNLOADING, State.VERIFIED) or update.kind is Kind.ROLLBACK
+    return update.state is not State.DOWNLOADING

@@ -35,8 +35,12 @@ class Watch:
         self._ours = False
         # RAUC does one thing at a time, and refuses another: what homed itself asks waits here instead.
         self._turn = asyncio.Lock()
-        self.changed = asyncio.Event()
+        self._changed: Callable[[], None] = lambda: None
         installer.listen(Listener(self._on_owner, self._on_progress, self._on_operation, self._on_completed))
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called when RAUC comes, goes, begins or ends something."""
+        self._changed = changed
 
     @property
     def busy(self) -> bool:
@@ -147,7 +151,7 @@ class Watch:
             self._ended.get_nowait()
 
     def _on_owner(self, is_there: bool) -> None:
-        self.changed.set()
+        self._changed()
         if is_there:
             log.info("RAUC's service is there")
             return
@@ -163,8 +167,8 @@ class Watch:
         # A second installation that RAUC refuses sets this to idle while the first goes on.
         if not (self._ours and operation != INSTALLING):
             self.operation = operation
-        self.changed.set()
+        self._changed()
 
     def _on_completed(self, result: int) -> None:
         self._ended.put_nowait(result)
-        self.changed.set()
+        self._changed()

@@ -38,9 +38,11 @@ async def _read(boot: str) -> bytes:
         async with asyncio.timeout(_PATIENCE):
             while len(read) < _MOST and (chunk := await process.stdout.read(65536)):
                 read += chunk
+            if len(read) < _MOST:
+                await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
+            await process.wait()
     lines = bytes(read[:_MOST]).splitlines(keepends=True)
     return b"".join(reversed(lines))

@@ -7,6 +7,7 @@ All that needs room is done beside first. Then one rename, of `.put-back.new` to
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -63,6 +64,7 @@ def put_back(state: Path, copy: Path, files: Sequence[str], aside: Path) -> PutB
         os.rename(begun, state / _STAGED)
         atomic.sync_folder(state)
     except OSError as error:
+        shutil.rmtree(begun, ignore_errors=True)
         raise explained(f"{copy} cannot be put back", error) from error
     finish(state)
     return PutBack(copy, aside)

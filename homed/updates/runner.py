@@ -52,10 +52,10 @@ class Runner:
         self._cancelled = False
         self._away_since: float | None = None
         self._mark_tries = 0
+        watch.listen(self.wake)
 
     def wake(self) -> None:
         self._woken.set()
-        self._watch.changed.set()
 
     def cancel(self) -> None:
         """End the update under way, if RAUC does not write yet when it is its turn."""

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from homed import atomic
-from homed.errors import StoreError
+from homed.errors import HomedError
 from homed.store import snapshot
 from homed.updates import putback, versions
 from homed.updates.statefiles import (
@@ -166,7 +166,7 @@ def copy(state: Path, into: Path, version: str, *, reserve: int = _RESERVE) -> S
             os.rename(into, old)
         os.rename(beside, into)
         atomic.sync_folder(into.parent)
-    except (OSError, StoreError) as error:
+    except (OSError, HomedError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise explained("the state cannot be copied", error) from error
     shutil.rmtree(old, ignore_errors=True)

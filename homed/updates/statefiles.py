@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from homed import atomic
-from homed.errors import NoSpaceError, StoreError, UpdateError
+from homed.errors import HomedError, NoSpaceError, StoreError
 from homed.store import snapshot
 
 DATABASE: Final = "homed.db"
@@ -94,9 +94,10 @@ def check_room(folder: Path, needed: int, reserve: int) -> None:
         raise NoSpaceError(f"{folder} needs {needed + reserve} bytes of room and has {free}")
 
 
-def explained(what: str, error: OSError | StoreError) -> StoreError | UpdateError:
-    """The error to raise for one of the disk's or the database's."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT) if isinstance(error, OSError) else error.code == snapshot.FULL
-    if full:
+def explained(what: str, error: OSError | HomedError) -> HomedError:
+    """The error to raise for one of the disk's; one of homed's own says enough, but for a full disk."""
+    if isinstance(error, HomedError):
+        return NoSpaceError(f"{what}: the disk is full") if error.code == snapshot.FULL else error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(f"{what}: the disk is full")
-    return StoreError(f"{what}: {error}") if isinstance(error, OSError) else error
+    return StoreError(f"{what}: {error}")

@@ -128,10 +128,11 @@ class Steps:
             raise UpdateError(f"RAUC reported success, but {update.to_slot} does not hold the bundle")
 
     async def note_installed(self, update: Update, facts: Facts) -> None:
-        if facts.primary is not None and facts.primary != update.to_slot:
+        if facts.primary not in (None, update.to_slot) and facts.booted != update.to_slot:
             # As with activate-installed=false: to activate is homed's part.
             facts = await self._watch.mark("active", str(update.to_slot))
-        await self._desk.move(update, State.INSTALLED, boot_id=facts.boot_id)
+        here = facts.boot_id if facts.booted == update.from_slot else update.boot_id
+        await self._desk.move(update, State.INSTALLED, boot_id=here)
         await self.discard(update)
 
     async def revive(self, update: Update, facts: Facts) -> None:

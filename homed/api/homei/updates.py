@@ -120,7 +120,8 @@ def routes(updater: Updater) -> list[Route]:
     resource = _Resource(updater)
 
     def read(path: str, handler: Handler, summary: str, response: object, **more: object) -> Route:
-        return Route("GET", f"{PATH}{path}", handler, summary, "Updates", "updates", response=response, **more)  # type: ignore[arg-type]
+        # Not of the class of those that change something: who waits for an update has to look often.
+        return Route("GET", f"{PATH}{path}", handler, summary, "Updates", "system", response=response, **more)  # type: ignore[arg-type]
 
     def act(path: str, handler: Handler, summary: str, response: object, change: str | None, **more: object) -> Route:
         more = {"errors": (409, 500, 503), **more}
