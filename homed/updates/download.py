@@ -163,7 +163,8 @@ def wrong(url: str) -> str | None:
 
 def understand(status: int, headers: Mapping[str, str], at: int, known: Known) -> tuple[Known, int, int | None]:
     """What the answer to "all from `at` on, if it is of what is known" is of, from which byte, and up to which."""
-    if status in (200, 206) and headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
+    codings = {headers.get(name, "").strip().lower() for name in ("Content-Encoding", "Transfer-Encoding")}
+    if status in (200, 206) and codings - {"", "identity", "chunked"}:
         raise DownloadError(f"{known.source} is sent packed, though it was asked for as it is")
     if status == 200:
         length, tag, date = (headers.get(name, "") for name in ("Content-Length", "ETag", "Last-Modified"))
@@ -297,7 +298,7 @@ class _Download:
                 if await self._once():
                     return
                 continue
-            except (aiohttp.TooManyRedirects, aiohttp.InvalidURL, UnicodeError) as error:
+            except (aiohttp.TooManyRedirects, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError) as error:
                 raise DownloadError(f"{part.known.source} leads nowhere: {type(error).__name__}") from error
             except TryAgainError as error:
                 trouble = error

@@ -75,14 +75,18 @@ class Homed:
 
     def launch(self) -> None:
         """Start it, without waiting for it."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NOTIFY_", "LISTEN_", "WATCHDOG_"))}
-        environment["PYTHONPATH"] = str(REPOSITORY)
+        serve: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "homed",
+            "serve",
+            "--config",
+            self.config,
+            "--state",
+            self.state,
+        ]
         with (self.folder / "homed.log").open("ab") as log:
-            self.process = spawn(
-                [sys.executable, "-m", "homed", "serve", "--config", self.config, "--state", self.state],
-                environment,
-                log,
-            )
+            self.process = spawn([*self._around(), *serve], self._environment(), log)
 
     def start(self) -> Self:
         self.launch()
@@ -147,6 +151,14 @@ class Homed:
     ) -> None:
         if self.runs:
             self.kill()
+
+    def _around(self) -> list[str | Path]:
+        """A program that becomes homed."""
+        return []
+
+    def _environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("NOTIFY_", "LISTEN_", "WATCHDOG_"))}
+        return {**kept, "PYTHONPATH": str(REPOSITORY)}
 
     def _answers(self) -> bool:
         if not self.runs:

@@ -33,13 +33,13 @@ PACKAGES: Final = (
     "systemd-sysv",
 )
 
-EXTRA: Final[tuple[str, ...]] = ()
+EXTRA: Final[tuple[str, ...]] = ("rauc", "rauc-service", "squashfs-tools")
 """Packages that a part of homed needs on its boards: add to it, and the root is built anew."""
 
 ENABLED: Final = ("board-network.service", "docker.service")
 
 # A board in a test has no screen to log in at, does nothing by the clock but what the test is about, and runs
-# on the kernel of the machine, into which it has no modules to load.
+# on the kernel of the machine, into which it has no modules to load. RAUC would fail without slots: see ../updating.py.
 MASKED: Final = (
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -47,6 +47,7 @@ MASKED: Final = (
     "dpkg-db-backup.timer",
     "fstrim.timer",
     "getty.target",
+    "rauc.service",
     "systemd-firstboot.service",
     "systemd-modules-load.service",
 )
