@@ -149,7 +149,7 @@ _MEANINGS: Sequence[tuple[str, type[UpdateError], str]] = (
     # The board lacks squashfs-tools, which RAUC needs to look into a plain bundle: the bundle is not to blame.
     (r"Failed to run unsquashfs", UpdateError, "UPDATE_ERROR"),
     (r"Compatible mismatch|[Ii]ncompatible|does not match.*compatible", BundleError, "UPDATE_INCOMPATIBLE"),
-    (r"rejected by hook|install-check", BundleError, "UPDATE_REFUSED"),
+    (r"Bundle rejected|rejected by hook|install-check", BundleError, "UPDATE_REFUSED"),
     (r"version limit|older than|min-bundle-version", BundleError, "UPDATE_OLDER"),
     (r"signature|[Cc]ertificate|self.signed|issuer|CMS|[Vv]erif", BundleError, "UPDATE_SIGNATURE"),
     (r"too large|larger than|does not fit|Slot .*too small", BundleError, "UPDATE_TOO_LARGE"),

@@ -62,6 +62,7 @@ def put_back(state: Path, copy: Path, files: Sequence[str], aside: Path) -> PutB
         check_room(state, sum(size(copy / name) for name in files), _RESERVE)
         _stage(begun, copy, files, _Note(_under(state, copy), _under(state, aside), tuple(files)))
         os.rename(begun, state / _STAGED)
+        atomic.sync_folder(state)
     except OSError as error:
         shutil.rmtree(begun, ignore_errors=True)
         raise explained(f"{copy} cannot be put back", error) from error

@@ -127,7 +127,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """`required` are the probes that were healthy before it; `boot_id` is the boot that it was begun or last written
     in, before the new system. `called`: RAUC was told to install. `count_before` is how often the target was
-    installed until then. `boots` are the boots into the new system that homed has seen.
+    installed until then; `bundle_identity` tells whether the file still is the one that was verified. `boots` are
+    the boots into the new system that homed has seen.
     """
 
     id: str
@@ -142,6 +143,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     bundle: Bundle | None = None
     bundle_path: str | None = None
+    bundle_identity: str = ""
     from_slot: str | None = None
     to_slot: str | None = None
     to_bootname: str | None = None

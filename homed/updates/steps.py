@@ -51,6 +51,7 @@ class Steps:
     async def fetch(self, update: Update) -> None:
         """Get the bundle, have RAUC verify it, see that it belongs and fits here."""
         path, sha256 = await self._bring(update)
+        identity = await asyncio.to_thread(_identity, path)
         inspected, facts = await self._inspector.inspect(path)
         bundle.check(
             inspected, facts, allow_downgrade=update.allow_downgrade, ignore_compatible=update.ignore_compatible
@@ -60,7 +61,8 @@ class Steps:
             raise UpdateError("RAUC does not tell which slot runs and which one is beside it")
         await self._desk.move(
             update, State.VERIFIED, bundle=bundle.summary(inspected, sha256), bundle_path=str(path),
-            from_slot=facts.booted, to_slot=target.name, to_bootname=target.bootname, boot_id=facts.boot_id,
+            bundle_identity=identity, from_slot=facts.booted, to_slot=target.name, to_bootname=target.bootname,
+            boot_id=facts.boot_id,
         )  # fmt: skip
 
     async def _bring(self, update: Update) -> tuple[Path, str | None]:
@@ -99,8 +101,9 @@ class Steps:
 
     async def install(self, update: Update, facts: Facts, *, interrupted: bool) -> None:
         """Have RAUC install, to the end. What it came to is read off the slots afterwards, by `decide`."""
-        if not await asyncio.to_thread(Path(update.bundle_path or "").is_file):
-            raise NotFoundError(f"the bundle {update.bundle_path} is gone", code="BUNDLE_NOT_FOUND")
+        if await asyncio.to_thread(_identity, Path(update.bundle_path or "")) != update.bundle_identity:
+            # What was checked (its size, its version) would not be what is installed.
+            raise BundleError(f"{update.bundle_path} was changed after it was verified")
         if interrupted:
             log.warning("Update %s: the installation was broken off and is begun anew", update.id)
         update = await self._desk.note(
@@ -147,6 +150,15 @@ class Steps:
             target = self.download_of(update)
             await asyncio.to_thread(download.discard, target)
             await asyncio.to_thread(target.unlink, missing_ok=True)
+
+
+def _identity(path: Path) -> str:
+    """Another one for another file under the name, or another content. NotFoundError where it is gone."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise NotFoundError(f"the bundle {path} cannot be read: {error.strerror}", code="BUNDLE_NOT_FOUND") from error
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
 def _sha256(path: Path) -> str:
