@@ -145,18 +145,23 @@ class UnknownMethodError(UpdateError):
 
 # In order: the first that fits is taken. RAUC's texts, of 1.8 to 1.15.
 _MEANINGS: Sequence[tuple[str, type[UpdateError], str]] = (
-    (r"already processing a different method", UpdateConflictError, "UPDATE_BUSY"),
+    # InstallBundle says it with a capital, the others without.
+    (r"[Aa]lready processing", UpdateConflictError, "UPDATE_BUSY"),
     # The board lacks squashfs-tools, which RAUC needs to look into a plain bundle: the bundle is not to blame.
     (r"Failed to run unsquashfs", UpdateError, "UPDATE_ERROR"),
     (r"Compatible mismatch|[Ii]ncompatible|does not match.*compatible", BundleError, "UPDATE_INCOMPATIBLE"),
     (r"Bundle rejected|rejected by hook|install-check", BundleError, "UPDATE_REFUSED"),
-    (r"version limit|older than|min-bundle-version", BundleError, "UPDATE_OLDER"),
+    (r"[Vv]ersion (limit|mismatch)|older than|min-bundle-version", BundleError, "UPDATE_OLDER"),
     (r"signature|[Cc]ertificate|self.signed|issuer|CMS|[Vv]erif", BundleError, "UPDATE_SIGNATURE"),
-    (r"too large|larger than|does not fit|Slot .*too small", BundleError, "UPDATE_TOO_LARGE"),
+    (
+        r"too large|larger than|does not fit|Slot .*too small|updating slot .*No space left",
+        BundleError,
+        "UPDATE_TOO_LARGE",
+    ),
     (r"[Nn]o space left|not enough (free )?space|maximum bundle", NoSpaceError, "UPDATE_NO_SPACE"),
     (
         r"squashfs|superblock|[Ii]nvalid bundle|manifest|[Uu]nsupported bundle|format|checksum|digest|truncated"
-        r"|too small|identifier|[Ff]ailed to (open|load) bundle",
+        r"|too small|identifier|[Ff]ailed to (open|load) bundle|payload is corrupted|dm-verity device failed",
         BundleError,
         "UPDATE_BUNDLE",
     ),

@@ -66,7 +66,7 @@ def _back_up(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
 def _installing(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
     if update.called and facts.operation == "installing":
         return Next(Act.FOLLOW)
-    if update.called and facts.booted == update.to_slot:
+    if update.called and facts.booted == update.to_slot and _is_written(update, facts.slot(update.to_slot)):
         # It was the primary, so RAUC had finished. Its attempt is counted and its mark not good yet: by the mark alone
         # it would be written anew, which now means over the old system.
         return Next(Act.NOTE_INSTALLED)
@@ -142,10 +142,14 @@ def is_installed(update: Update, facts: Facts) -> bool:
     primary only then.
     """
     target = facts.slot(update.to_slot)
-    if target is None or target.boot_status == "bad":
+    if target is None or target.boot_status == "bad" or not _is_written(update, target):
         return False
-    if target.installed is None:
-        return facts.primary == target.name and target.status in (None, "ok")
+    return target.installed is not None or facts.primary == target.name
+
+
+def _is_written(update: Update, target: Slot | None) -> bool:
+    if target is None or target.installed is None:
+        return target is not None and target.status in (None, "ok")
     return target.status == "ok" and target.installed.count != (update.count_before or 0)
 
 

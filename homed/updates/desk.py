@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from homed.clock import now
+from homed.errors import StoreError
 from homed.events import Events
 from homed.updates import pending, records
 from homed.updates.judgement import Findings, Trial
@@ -31,7 +32,13 @@ class Desk:
         return self.ledger.current()
 
     async def move(self, update: Update, state: State, **changes: object) -> Update:
-        """The update in its next state, durable before this returns, together with what the guard goes by."""
+        """The update in its next state, durable before this returns, together with what the guard goes by.
+
+        Once begun it is done whole, also where the caller is cancelled: a state must not be on disk and not told.
+        """
+        return await asyncio.shield(self._move(update, state, changes))
+
+    async def _move(self, update: Update, state: State, changes: Mapping[str, object]) -> Update:
         new = records.moved(update, state, now(), **changes)
         async with self._saving:
             await asyncio.to_thread(self._write, new)
@@ -59,11 +66,14 @@ class Desk:
 
     def _write(self, update: Update) -> None:
         # The guard's file comes before the state in which a boot may need it, and goes after the one that ends it.
-        if update.state in records.COMMITTED:
-            pending.write(self.ledger.folder, update, self._deadline(), update.judgement)
-        self.ledger.save(update)
-        if update.state in ENDED:
-            pending.remove(self.ledger.folder)
+        try:
+            if update.state in records.COMMITTED:
+                pending.write(self.ledger.folder, update, self._deadline(), update.judgement)
+            self.ledger.save(update)
+            if update.state in ENDED:
+                pending.remove(self.ledger.folder)
+        except OSError as error:
+            raise StoreError(f"{self.ledger.folder} cannot be written: {error.strerror}") from error
 
     def wait_for(self, update: Update, what: str) -> None:
         if self.waiting_for != what:

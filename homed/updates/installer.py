@@ -32,7 +32,7 @@ class Watch:
         self._installer = installer
         self._progressed = progressed
         self._ended: asyncio.Queue[int | None] = asyncio.Queue()
-        self._ours = False
+        self._ours = self._verifying = False
         # RAUC does one thing at a time, and refuses another: what homed itself asks waits here instead.
         self._turn = asyncio.Lock()
         self._changed: Callable[[], None] = lambda: None
@@ -46,6 +46,11 @@ class Watch:
     def busy(self) -> bool:
         """Whether RAUC installs, for homed or for somebody else."""
         return self._ours or self.operation == INSTALLING
+
+    @property
+    def occupied(self) -> bool:
+        """Whether who asks RAUC now would have to wait: it installs, or verifies a bundle."""
+        return self.busy or self._verifying
 
     async def look(self) -> Facts:
         """The board now. While RAUC is busy, its last words with `operation` installing.
@@ -136,10 +141,12 @@ class Watch:
     async def inspect(self, path: str) -> tuple[Mapping[str, Any] | None, tuple[str, str]]:
         """RAUC's verified account of a bundle (None before 1.9), and its (compatible, version)."""
         async with self._turn:
-            found = await self._installer.inspect(path)
-            if found is not None:
-                return found, ("", "")
-            return None, await self._installer.info(path)
+            self._verifying = True
+            try:
+                found = await self._installer.inspect(path)
+                return found, ("", "") if found is not None else await self._installer.info(path)
+            finally:
+                self._verifying = False
 
     def require(self) -> None:
         """RaucUnavailableError where it was not there when last asked."""

@@ -5,6 +5,7 @@ Not in the store: what the newer homed wrote there is set aside after a rollback
 
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,8 @@ class Ledger:
             atomic.write(folder / _RECORD, msgspec.json.format(msgspec.json.encode(update), indent=1) + b"\n")
             atomic.sync_folder(self.folder)
         except OSError as error:
+            with suppress(OSError):
+                folder.rmdir()  # one that was just made for it, and is empty
             raise StoreError(f"{folder / _RECORD} cannot be written: {error.strerror}") from error
         self._updates[int(update.id)] = update
 

@@ -144,6 +144,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     bundle: Bundle | None = None
     bundle_path: str | None = None
     bundle_identity: str = ""
+    fetched_sha256: str | None = None
     from_slot: str | None = None
     to_slot: str | None = None
     to_bootname: str | None = None

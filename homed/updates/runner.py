@@ -22,6 +22,8 @@ from homed.updates.trial import Trials
 log = logging.getLogger(__name__)
 _PAUSE = 2.0
 _WAIT = 10.0
+# It may wait for weeks, and each look has the bootloader's environment read.
+_LONG_WAIT = 30.0
 _LONGEST_WAIT = 300.0
 # An update whose bundle cannot be verified, because RAUC is away, fails after so long; one that is installed waits.
 _RAUC_PATIENCE = 60.0
@@ -49,7 +51,7 @@ class Runner:
         self._clock = boot_clock
         self._woken = asyncio.Event()
         self._step: asyncio.Task[None] | None = None
-        self._cancelled = False
+        self._cancelled: str | None = None
         self._away_since: float | None = None
         self._mark_tries = 0
         watch.listen(self.wake)
@@ -57,9 +59,9 @@ class Runner:
     def wake(self) -> None:
         self._woken.set()
 
-    def cancel(self) -> None:
-        """End the update under way, if RAUC does not write yet when it is its turn."""
-        self._cancelled = True
+    def cancel(self, update: Update) -> None:
+        """End this update, if RAUC does not write yet when it is its turn."""
+        self._cancelled = update.id
         if self._step is not None:
             self._step.cancel()
         self.wake()
@@ -81,11 +83,9 @@ class Runner:
 
     async def _advance(self, update: Update) -> None:
         """One step, as a task of its own that a cancellation ends."""
-        if self._cancelled:
-            self._cancelled = False
-            if update.state in records.CANCELLABLE:
-                await self._end(update, Next(Act.END, state=State.CANCELLED, failure=_CANCELLED))
-                return
+        if self._cancelled == update.id and update.state in records.CANCELLABLE:
+            await self._end(update, Next(Act.END, state=State.CANCELLED, failure=_CANCELLED))
+            return
         self._step = asyncio.create_task(self._one(update))
         try:
             await asyncio.wait({self._step})
@@ -143,7 +143,7 @@ class Runner:
         match following.act:
             case Act.WAIT:
                 self._desk.wait_for(update, following.text)
-                await self._sleep(_WAIT)
+                await self._sleep(_LONG_WAIT)
             case Act.FETCH:
                 await self._steps.fetch(update)
             case Act.BACK_UP:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from homed.bus import rauc
 from homed.config import Updates
-from homed.errors import BundleError, NotFoundError, UpdateConflictError, UpdateError
+from homed.errors import BundleError, NotFoundError, StoreError, UpdateConflictError, UpdateError
 from homed.updates import bundle, decide, download
 from homed.updates.desk import Desk
 from homed.updates.inspecting import Inspector
@@ -59,6 +59,7 @@ class Steps:
         target = facts.other
         if facts.booted is None or target is None:
             raise UpdateError("RAUC does not tell which slot runs and which one is beside it")
+        update = self._desk.ledger.get(update.id)
         await self._desk.move(
             update, State.VERIFIED, bundle=bundle.summary(inspected, sha256), bundle_path=str(path),
             bundle_identity=identity, from_slot=facts.booted, to_slot=target.name, to_bootname=target.bootname,
@@ -73,24 +74,29 @@ class Steps:
             if update.sha256 is not None and (found := await asyncio.to_thread(_sha256, path)) != update.sha256.lower():
                 raise BundleError(f"the bundle's sha256 is {found}", code="UPDATE_CHECKSUM")
             return path, update.sha256
+        target = self.download_of(update)
+        if update.fetched_sha256 is not None and await asyncio.to_thread(target.is_file):
+            return target, update.fetched_sha256
         config = self._config()
-        self.downloads.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(_make_folder, self.downloads)
 
         def progress(received: int, total: int | None) -> None:
             percentage = received * 100 // total if total else 0
             self._desk.progressed(State.DOWNLOADING, percentage, f"Downloaded {received} of {total or 'unknown'} bytes")
 
         limits = download.Limits(max_size=config.max_bundle_size, rate=config.download_rate)
-        fetched = await download.fetch(
-            update.source.url, self.download_of(update), limits, sha256=update.sha256, progress=progress
-        )
+        fetched = await download.fetch(update.source.url, target, limits, sha256=update.sha256, progress=progress)
+        await self._desk.note(update, fetched_sha256=fetched.sha256)
         return fetched.path, fetched.sha256
 
     async def back_up(self, update: Update, facts: Facts) -> None:
         """Copy homed's own state, note what is healthy."""
         if update.state is State.VERIFIED:
             update = await self._desk.move(update, State.BACKING_UP_STATE)
-        await asyncio.to_thread(self._copy, self._desk.ledger.of(update.id))
+        try:
+            await asyncio.to_thread(self._copy, self._desk.ledger.of(update.id))
+        except StoreError as error:
+            raise UpdateError(f"homed's own state cannot be copied: {error.message}") from error
         required = healthy(await self._observe())
         target = facts.slot(update.to_slot)
         installed = target.installed if target is not None else None
@@ -150,6 +156,13 @@ class Steps:
             target = self.download_of(update)
             await asyncio.to_thread(download.discard, target)
             await asyncio.to_thread(target.unlink, missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UpdateError(f"{folder} cannot be made: {error.strerror}") from error
 
 
 def _identity(path: Path) -> str:

@@ -71,7 +71,7 @@ class Updater:
     async def facts(self) -> Facts:
         """The board as RAUC sees it: asked anew where that was a while ago and can be had soon, else what is known."""
         stale = self.watch.as_of is None or (now() - self.watch.as_of).total_seconds() > _FRESH
-        if stale and not self.watch.busy:
+        if stale and not self.watch.occupied:
             with suppress(HomedError, TimeoutError):
                 async with asyncio.timeout(_EARLY):
                     await self.watch.look()
@@ -115,8 +115,8 @@ class Updater:
         return update
 
     async def inspect(self, path: str) -> Inspection:
-        if self.watch.busy:
-            raise UpdateConflictError("RAUC installs now, and looks at nothing else meanwhile")
+        if self.watch.occupied:
+            raise UpdateConflictError("RAUC is at something else, and does one thing at a time")
         inspected, _ = await self._inspector.inspect(Path(path))
         return inspected
 
@@ -136,7 +136,7 @@ class Updater:
             update = self._current()
             if update.state not in records.CANCELLABLE:
                 raise UpdateConflictError(_TOO_LATE.get(update.state, _WRITING), code="UPDATE_NOT_CANCELLABLE")
-            self._runner.cancel()
+            self._runner.cancel(update)
             update = await self.desk.until(update.id, lambda update: update.state not in records.CANCELLABLE, _LATE)
         if update.state is not State.CANCELLED:
             raise UpdateConflictError(_TOO_LATE.get(update.state, _WRITING), code="UPDATE_NOT_CANCELLABLE")
@@ -229,6 +229,8 @@ class Updater:
         update = self.ledger.current()
         if update is not None:
             raise UpdateConflictError(f"update {update.id} is {update.state}", details={"id": update.id})
+        if self.watch.occupied:
+            raise UpdateConflictError("RAUC is at something else, and does one thing at a time")
         facts = await self.watch.look()
         if facts.operation != "idle":
             raise UpdateConflictError("RAUC installs already, for somebody else")

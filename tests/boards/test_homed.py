@@ -295,10 +295,11 @@ def test_goes_on_while_docker_is_stopped_and_takes_it_up_again(homed: Homed) -> 
     homed.wait_for("meanwhile")
 
 
-def test_needs_no_bus(homed: Homed) -> None:
+def test_owns_no_name_on_the_bus_and_does_without_it(homed: Homed) -> None:
     pid = homed.pid()
     listed = homed.board.run("busctl", "list", "--no-legend", "--no-pager").stdout
-    assert str(pid) not in [line.split()[1] for line in listed.splitlines()]
+    names = [line.split()[0] for line in listed.splitlines() if line.split()[1] == str(pid)]
+    assert all(name.startswith(":") for name in names), names
 
     homed.board.run("systemctl", "stop", "dbus.socket", "dbus.service")
     try:
