@@ -16,6 +16,7 @@ from homed.updates.slots import Facts, Slot
 MOST_INTERRUPTIONS = 3
 MOST_REVIVALS = 2
 MOST_WAYS_BACK = 5
+MOST_REBOOTS = 5
 
 
 class Act(StrEnum):
@@ -104,11 +105,15 @@ def _installed(update: Update, facts: Facts, now: datetime, opening: str) -> Nex
 
 
 def _rebooting(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
-    if facts.boot_id == update.boot_id:
-        return Next(Act.REBOOT)
     if facts.booted == update.to_slot:
         return Next(Act.JUDGE)
-    return _fell_back(update, facts)
+    if facts.boot_id != update.boot_id:
+        return _fell_back(update, facts)
+    if update.reboots >= MOST_REBOOTS:
+        # Something holds it back; or, in a container, each boot bears the machine's name.
+        what = f"the board was asked to reboot {update.reboots} times, and still runs the old system"
+        return Next(Act.END, failure=Failure("UPDATE_ERROR", what))
+    return Next(Act.REBOOT)
 
 
 def _judging(update: Update, facts: Facts, now: datetime, opening: str) -> Next:
@@ -148,6 +153,7 @@ def is_installed(update: Update, facts: Facts) -> bool:
 
 
 def _is_written(update: Update, target: Slot | None) -> bool:
+    """The same by RAUC's records alone, which a slot that was started since then does not change."""
     if target is None or target.installed is None:
         return target is not None and target.status in (None, "ok")
     return target.status == "ok" and target.installed.count != (update.count_before or 0)

@@ -160,6 +160,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     judgement: Judgement | None = None
     boots: tuple[str, ...] = ()
     revivals: int = 0
+    reboots: int = 0
     blind_reboots: int = 0
     failure: Failure | None = None
     steps: tuple[Step, ...] = ()

@@ -71,7 +71,7 @@ class Runner:
             self._woken.clear()
             update = self._desk.current
             if update is None or update.state not in records.COMMITTED:
-                await self._mark_ordinary_boot()
+                await self._mark_ordinary_boot(update)
             if update is None:
                 await self._sleep(self._until_marked())
                 continue
@@ -209,13 +209,16 @@ class Runner:
         update = await self._desk.note(update, blind_reboots=update.blind_reboots + 1, has_journal=kept)
         await self._trials.restart(update, "RAUC does not answer: the bootloader's attempts lead back")
 
-    async def _mark_ordinary_boot(self) -> None:
+    async def _mark_ordinary_boot(self, update: Update | None) -> None:
         """Once a boot: bootloaders count attempts down at each boot, and only a mark sets them back."""
         if not self._unmarked():
             return
         try:
             facts = await self._watch.look()
             if facts.operation != "idle" or facts.booted is None:
+                return
+            if update is not None and facts.booted == update.to_slot:
+                # The power was cut just after RAUC had finished: this boot is one to be judged.
                 return
             await self._watch.mark("good", "booted")
             await self._note_marked()

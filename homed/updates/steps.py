@@ -148,7 +148,7 @@ class Steps:
         """Give the new system the bootloader's attempts anew: power cuts had used them up."""
         log.warning("Update %s: the power went while it was judged; it is started once more", update.id)
         await self._watch.mark("active", str(update.to_slot))
-        await self._desk.move(update, State.REBOOTING, boot_id=facts.boot_id, revivals=update.revivals + 1)
+        await self._desk.move(update, State.REBOOTING, boot_id=facts.boot_id, revivals=update.revivals + 1, reboots=0)
 
     async def discard(self, update: Update) -> None:
         """Remove what was downloaded for an update."""

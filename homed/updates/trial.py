@@ -135,6 +135,7 @@ class Trials:
         if update.state is not State.REBOOTING:
             required = healthy(await self._observe())
             update = await self._desk.move(update, State.REBOOTING, required=required, boot_id=facts.boot_id)
+        update = await self._desk.note(update, reboots=update.reboots + 1)
         await self.restart(update, "the update is installed")
 
     async def restart(self, update: Update, why: str) -> None:
