@@ -67,7 +67,7 @@ class Desk:
     def _write(self, update: Update) -> None:
         # The guard's file comes before the state in which a boot may need it, and goes after the one that ends it.
         try:
-            if update.state in records.COMMITTED:
+            if update.state in records.GUARDED:
                 pending.write(self.ledger.folder, update, self._deadline(), update.judgement)
             self.ledger.save(update)
             if update.state in ENDED:

@@ -36,6 +36,9 @@ CANCELLABLE = frozenset({State.DOWNLOADING, State.VERIFIED, State.BACKING_UP_STA
 # From here on a boot may be one into the new system.
 COMMITTED = frozenset({State.INSTALLED, State.REBOOTING, State.JUDGING, State.ROLLING_BACK})
 
+# From here on the guard must know of it: the power may go when RAUC has just finished, before that is written down.
+GUARDED = COMMITTED | {State.INSTALLING}
+
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.DOWNLOADING: frozenset({State.VERIFIED, State.FAILED, State.CANCELLED}),
     State.VERIFIED: frozenset({State.BACKING_UP_STATE, State.FAILED, State.CANCELLED}),
