@@ -148,7 +148,10 @@ def is_installed(update: Update, facts: Facts) -> bool:
     target = facts.slot(update.to_slot)
     if target is None or target.boot_status == "bad" or not _is_written(update, target):
         return False
-    return target.installed is not None or facts.primary == target.name
+    # A booted slot that is not marked good makes the other one the primary, whatever that holds.
+    running = facts.slot(facts.booted)
+    fell_to_it = running is not None and running.boot_status == "bad"
+    return target.installed is not None or (facts.primary == target.name and not fell_to_it)
 
 
 def _is_written(update: Update, target: Slot | None) -> bool:

@@ -171,9 +171,11 @@ class Runner:
         failure = following.failure
         words = failure.message if failure is not None else ""
         log.warning("Update %s: %s: %s", update.id, following.state, words)
-        kept = update.has_journal
+        path = self._desk.journal_of(update)
+        # The guard keeps one too.
+        kept = update.has_journal or await asyncio.to_thread(path.is_file)
         if following.state is State.ROLLED_BACK and not kept:
-            kept = await journal.keep(self._desk.journal_of(update), update.boots[-1] if update.boots else "-1")
+            kept = await journal.keep(path, update.boots[-1] if update.boots else "-1")
         await self._desk.move(update, following.state, failure=failure, has_journal=kept)
         await self._steps.discard(update)
         await self._tidy(update)
