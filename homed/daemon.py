@@ -206,6 +206,7 @@ class Daemon:
         self.events.listen(lambda event: self.metrics.events.labels(event.type).inc())
         self.metrics.scraped(self.observation.gauges)
         self.metrics.scraped(self._own_gauges)
+        self.metrics.scraped(lambda: parts.gauges(self.updates))
         self._tls = certificates.context(self._config.api.tls, self._state)
         self.reconciler.start()
         self._spawn("view", self.view.run())

@@ -86,7 +86,7 @@ def _installing(update: Update, facts: Facts, now: datetime, opening: str) -> Ne
 
 
 def _elsewhere(update: Update, facts: Facts) -> Next:
-    what = f"the board was started from {facts.booted} meanwhile: nothing was installed"
+    what = f"the board was started from {facts.booted or 'none of its slots'} meanwhile: nothing was installed"
     return Next(Act.END, failure=Failure("UPDATE_ERROR", what))
 
 
@@ -132,7 +132,7 @@ def _rolling_back(update: Update, facts: Facts, now: datetime, opening: str) -> 
 def _fell_back(update: Update, facts: Facts) -> Next:
     """The board runs the old system again, and homed had not said so: the bootloader did it."""
     if withdrawn(update, facts):
-        return Next(Act.END, state=State.CANCELLED, failure=_WITHDRAWN)
+        return Next(Act.END, state=State.ROLLED_BACK if update.boots else State.CANCELLED, failure=_WITHDRAWN)
     if update.boots and update.revivals < MOST_REVIVALS:
         # It came up and was judged when the power went, as often as the bootloader has attempts.
         return Next(Act.REVIVE)
@@ -173,7 +173,7 @@ def target_of(facts: Facts) -> Slot | None:
     return facts.other
 
 
-_WITHDRAWN = Failure("UPDATE_CANCELLED", "the old system was made the primary again before the new one was started")
+_WITHDRAWN = Failure("UPDATE_CANCELLED", "the old system was made the primary again before the new one was judged")
 
 
 def _came_back(update: Update) -> Failure:

@@ -1,5 +1,6 @@
 """Builds the parts of updates, of what the daemon gives."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from homed.updates.runner import Runner
 from homed.updates.steps import Observe, Steps
 from homed.updates.trial import Trials
 from homed.updates.updater import Updater
+
+Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
 
 
 class Parts(NamedTuple):
@@ -67,3 +70,21 @@ def tell(parts: Parts) -> Component:
     if parts.watch.as_of is not None and not parts.watch.available:
         return Component(Level.DEGRADED, parts.watch.trouble, needed=False)
     return Component(Level.HEALTHY, parts.watch.trouble or None, needed=False)
+
+
+def gauges(parts: Parts) -> list[Gauge]:
+    """For Prometheus."""
+    facts, update = parts.watch.facts, parts.desk.current
+    ended = Counter(str(one.state) for one in parts.desk.ledger.all() if one.ended)
+    bootable = [slot for slot in facts.slots if slot.bootname]
+    return [
+        ("homed_rauc_up", "Whether RAUC answered when it was last asked.", (), [((), float(parts.watch.available))]),
+        ("homed_slot_good", "Whether the bootloader holds a slot for good.", ("slot",),
+         [((slot.name,), float(slot.boot_status == "good")) for slot in bootable]),
+        ("homed_slot_booted", "Whether a slot is the one that runs.", ("slot",),
+         [((slot.name,), float(slot.name == facts.booted)) for slot in bootable]),
+        ("homed_update_under_way", "The update under way, by its state.", ("state",),
+         [] if update is None else [((str(update.state),), 1.0)]),
+        ("homed_updates", "Updates in the history, by how they ended.", ("state",),
+         [((state,), float(count)) for state, count in sorted(ended.items())]),
+    ]  # fmt: skip

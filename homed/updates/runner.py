@@ -70,8 +70,7 @@ class Runner:
         while True:
             self._woken.clear()
             update = self._desk.current
-            if update is None or update.state not in records.COMMITTED:
-                await self._mark_ordinary_boot(update)
+            await self._mark_ordinary_boot(update)
             if update is None:
                 await self._sleep(self._until_marked())
                 continue
@@ -220,7 +219,7 @@ class Runner:
             if facts.operation != "idle" or facts.booted is None:
                 return
             if update is not None and facts.booted == update.to_slot:
-                # The power was cut just after RAUC had finished: this boot is one to be judged.
+                # It is to be judged first, also where the power was cut just after RAUC had finished.
                 return
             await self._watch.mark("good", "booted")
             await self._note_marked()
