@@ -149,11 +149,10 @@ def _check_config(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from homed import doctor
-    from homed.bus import connection
     from homed.settings import Settings
 
     config = Settings(options.config, options.state / "config.json").current.updates
-    findings = asyncio.run(doctor.examine(connection.address(), config))
+    findings = asyncio.run(doctor.examine(config))
     for level, about, text in findings:
         print(f"{level:8} {about}: {text}")
     return int(any(finding.level is doctor.Level.BAD for finding in findings))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from homed.bus import connection
 from homed.bus.connection import Bus
 from homed.bus.rauc import NAME, Installer, Properties
 from homed.bus.systemd1 import UnitFile, Units
@@ -46,9 +47,9 @@ class Board(NamedTuple):
     trouble: str
 
 
-async def examine(address: str | None, config: Updates, root: Path = Path("/")) -> list[Finding]:
+async def examine(config: Updates, root: Path = Path("/")) -> list[Finding]:
     """All findings, the good ones too."""
-    board = await _ask(address)
+    board = await _ask()
     return [
         *rauc_findings(board),
         *unit_findings(board.units, config, lambda path: _text(root, path)),
@@ -57,8 +58,8 @@ async def examine(address: str | None, config: Updates, root: Path = Path("/")) 
     ]
 
 
-async def _ask(address: str | None) -> Board:
-    bus = Bus(address)
+async def _ask() -> Board:
+    bus = Bus(connection.address())
     running = asyncio.create_task(bus.run())
     try:
         with suppress(TimeoutError):

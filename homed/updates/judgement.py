@@ -49,7 +49,9 @@ def judge(required: Iterable[str], findings: Findings, trial: Trial, terms: Term
     All healthy once within the deadline, the soak may end after it; a complaint after the deadline is the end.
     """
     asked = {name: findings[name] for name in required if name in findings}
-    complaints = tuple(Complaint(name, found.reason) for name, found in sorted(asked.items()) if found.reason)
+    complaints = tuple(
+        Complaint(name, found.reason) for name, found in sorted(asked.items()) if found.reason is not None
+    )
     tokens = {name: found.token for name, found in asked.items()}
     if complaints:
         return (Verdict.BAD if now >= terms.until else Verdict.WAIT), Trial(None, tokens, complaints)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_FORM = re.compile(r"(?:([A-Za-z,]+) )?(\d\d):(\d\d)-(\d\d):(\d\d)")
+_FORM = re.compile(r"(?:([A-Za-z,]+) )?([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})")
 
 
 class Window(NamedTuple):

@@ -199,6 +199,8 @@ class Machine:
             self.rauc.await_up()
         self.logind.await_up()
         self.await_homed()
+        if self.with_rauc:
+            self.await_rauc()
         return self
 
     def shut_down(self) -> None:
@@ -244,6 +246,15 @@ class Machine:
     def await_wish(self) -> None:
         """Wait until homed has asked for a reboot."""
         until("homed to ask for a reboot", lambda: self.logind.asked, deadline=60)
+
+    def await_rauc(self) -> None:
+        """Wait until homed has heard of RAUC."""
+        until("homed to see RAUC", lambda: self.status()["rauc"] == "available", every=0.02)
+
+    def restart_homed(self) -> None:
+        """In the same boot, such as to have it read its configuration."""
+        self.homed.restart()
+        self.await_rauc()
 
     def await_homed(self) -> None:
         until("homed to answer", self.homed._answers, every=0.02)

@@ -55,7 +55,7 @@ def test_by_itself_no_update_reboots_the_board(board: Machine, bundles: Bundles)
 
 def test_in_a_window_the_board_reboots_once_it_is_open(board: Machine, bundles: Bundles) -> None:
     board.configure(window=hours(2, 3))
-    board.homed.restart()
+    board.restart_homed()
     identity = board.begin(bundles.good(), reboot="window")
     board.await_state(identity, "installed")
     board.await_waiting(identity, "window")
@@ -211,7 +211,7 @@ def test_a_bad_system_is_not_gone_back_to(board: Machine, bundles: Bundles) -> N
 def test_a_way_back_that_leads_nowhere_is_left(board: Machine, bundles: Bundles) -> None:
     installed(board, bundles)
     board.configure(deadline=1.0)
-    board.homed.restart()
+    board.restart_homed()
     board.sick = {"A"}
     assert board.act("rollback").status == 200
     assert board.reboot().booted == "A"
@@ -296,8 +296,10 @@ def test_updates_are_for_those_who_may_operate(machine: Machine, bundles: Bundle
     machine.homed.write_config()
     reader, _ = machine.homed.make_key("reader", "read")
     operator, _ = machine.homed.make_key("operator", "operate")
+    nobody = machine.api
+    read, operate = nobody.with_key(reader), nobody.with_key(operator)
+    machine.api = operate
     machine.boot()
-    nobody, read, operate = machine.api, machine.api.with_key(reader), machine.api.with_key(operator)
     body = {"bundle_path": str(bundles.good().path)}
     assert nobody.get("/api/v1/update/status").status == 401
     assert read.get("/api/v1/update/status").status == 200

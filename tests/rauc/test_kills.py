@@ -168,7 +168,7 @@ def test_killed_while_it_judges(board: Machine, bundles: Bundles, untouched: Cal
 
 def test_killed_on_its_way_back(board: Machine, bundles: Bundles, untouched: Callable[[], bool]) -> None:
     board.configure(deadline=1.0)
-    board.homed.restart()
+    board.restart_homed()
     identity = board.begin(bundles.good(), reboot="now")
     board.sick = {"B"}
     board.reboot()
@@ -201,6 +201,7 @@ def test_killed_at_the_end(board: Machine, bundles: Bundles, untouched: Callable
     board.homed.kill()
     board.homed.start()
     assert board.update(identity) == ended
+    board.await_rauc()
     board.broken = set()
     again = board.begin(bundles.good("3.0"))
     board.await_state(again, "installed")

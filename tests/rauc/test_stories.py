@@ -100,7 +100,7 @@ def test_an_update_comes_from_a_server(board: Machine, bundles: Bundles) -> None
 
 def test_a_system_that_is_not_well_is_left_again(board: Machine, bundles: Bundles) -> None:
     board.configure(deadline=1.0)
-    board.homed.restart()
+    board.restart_homed()
     before = board.slot("A").digest()
     identity = board.begin(bundles.good(), reboot="now")
     board.sick = {"B"}
@@ -136,7 +136,7 @@ def test_a_system_that_is_not_well_is_left_again(board: Machine, bundles: Bundle
 def test_what_a_newer_homed_wrote_is_not_read_by_the_old_one(board: Machine, bundles: Bundles) -> None:
     board.api.create("old", image="none:1")
     board.configure(deadline=1.0)
-    board.homed.restart()
+    board.restart_homed()
     identity = board.begin(bundles.good(), reboot="now")
     board.sick = board.newer = {"B"}
     board.reboot()

@@ -71,7 +71,7 @@ def test_whatever_happens_the_board_runs_and_tells_the_truth(board: Machine, bun
         # Only because of what happened, and it is told.
         assert told["error"]["code"] in ("UPDATE_INTERRUPTED", "UPDATE_FELL_BACK", "RAUC_UNAVAILABLE"), (happened, told)
         assert board.booted == "A", (happened, told)
-    until("the status to be there", lambda: board.status()["rauc"] == "available")
+    until("RAUC to be heard", lambda: board.act("mark-good").status == 200)
     status = board.status()
     assert status["update"] is None
     assert status["booted"] == {"A": "rootfs.0", "B": "rootfs.1"}[board.booted]

@@ -51,8 +51,10 @@ class Disk:
             # Held, so that its number is not given to another.
             self._held.append(os.open(path, os.O_PATH))
         if stat.S_ISDIR(status.st_mode):
-            self._names[status.st_ino] = {entry.name: entry.inode() for entry in os.scandir(path)}
-            self._folders |= {entry.inode() for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)}
+            # Asked one by one: a disk of layers says another number in a list.
+            found = {name: os.lstat(path / name) for name in os.listdir(path)}
+            self._names[status.st_ino] = {name: one.st_ino for name, one in found.items()}
+            self._folders |= {one.st_ino for one in found.values() if stat.S_ISDIR(one.st_mode)}
         else:
             self._contents[status.st_ino] = path.read_bytes()
 

@@ -229,10 +229,19 @@ class Story:
                         self.board.advance()
                 raise BlowError
             case Blow.WITHDRAWN:
-                old = self.update.from_slot
-                if self.board.writing is None and old is not None and SLOTS[old] == self.board.booted:
-                    self.board.mark("active", old)
-                    self._withdrawn = True
+                self._withdraw()
+
+    def _withdraw(self) -> None:
+        """By a person, who has the board start it, too, where the new system runs already."""
+        old = self.update.from_slot
+        if self.board.writing is not None or old is None or self.update.ended:
+            return
+        self.board.mark("active", old)
+        self._withdrawn = True
+        if SLOTS[old] != self.board.booted:
+            self.board.reboot()
+            self._unmarked = True
+            raise BlowError
 
     def _check(self) -> None:
         update, board = self.update, self.board

@@ -62,6 +62,7 @@ esac
 _JOURNALCTL = """\
 #!/bin/sh
 echo "journalctl $*" >>"$FAKES/calls"
+[ ! -e "$FAKES/judged-now" ] || rm -f "$STATE_DIRECTORY/updates/pending"
 case "$*" in *--boot=0) [ -e "$FAKES/no-boot" ] && exit 0 ;; esac
 cat "$FAKES/journal"
 """
@@ -126,7 +127,13 @@ class Board:
             "GUARD_SLEEP": str(self.fakes / "bin" / "sleep"),
         }
         return subprocess.run(
-            [*self.shell, GUARD], env=environment, capture_output=True, text=True, errors="replace", timeout=60
+            [*self.shell, GUARD],
+            env=environment,
+            cwd=self.fakes,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
         )
 
     @property
@@ -216,6 +223,13 @@ def test_a_homed_that_begins_to_judge_late_is_waited_for(board: Board) -> None:
     assert 1760 <= board.uptime < 1780
 
 
+def test_a_verdict_in_the_last_moment_counts(board: Board) -> None:
+    board.touch("judged-now")
+    done = board.guard()
+    assert done.returncode == 0 and "update 3 has been judged" in done.stdout
+    assert board.untouched()
+
+
 def test_the_judging_of_an_earlier_boot_counts_for_nothing(board: Board) -> None:
     board.pends({"boot": OTHER_BOOT, "until": "99999"})
     assert board.guard().returncode == 0
@@ -270,6 +284,7 @@ def test_without_rauc_the_kernels_command_line_says_which_system_runs(board: Boa
     assert board.guard().returncode == 0
     assert board.untouched()
     (board.proc / "cmdline").write_text("rauc.slot=B * $(touch x)")
+    board.touch("rauc.slot=A")
     assert board.guard().returncode == 0
     assert board.calls("systemctl")
 

@@ -54,7 +54,7 @@ KIB, MIB = 1024, 1024 * 1024
 CONTENT = random.Random(3).randbytes(3 * MIB + 17)
 OTHER = random.Random(4).randbytes(3 * MIB + 17)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Limits(64 * MIB, attempts=4, first_wait=0.01, longest_wait=0.02, stall=20.0, sync_every=64 * KIB, reserve=0)
+QUICK = Limits(64 * MIB, attempts=4, first_wait=0.01, longest_wait=0.02, stall=20.0, sync_every=2 * MIB, reserve=0)
 
 
 class Request(NamedTuple):
@@ -203,7 +203,7 @@ def synced(target: Path) -> int:
 
 @asynccontextmanager
 async def under_way(server: Server, target: Path, after: int) -> AsyncIterator[None]:
-    """A download that hangs when so many bytes (a multiple of 256 KiB) are here, none of them synced; then cancelled."""
+    """A download that hangs when so many bytes (a multiple of 256 KiB) are here, none synced; then it is cancelled."""
     part = Path(f"{target}.part")
     task = asyncio.create_task(fetch(server.url(), target, replace(QUICK, sync_every=64 * MIB)))
     async with asyncio.timeout(30):
@@ -612,11 +612,9 @@ async def test_a_note_that_is_cut_off_is_no_note(target: Path) -> None:
 
 async def test_what_is_noted_is_of_the_file_that_the_part_is_of(target: Path) -> None:
     """A power cut, and a server that is back at the old file, must not make one of two."""
-    async with serving(Good(OTHER, '"two"', [MIB], hangs=True)) as server:
-        await broken_off(server, target, 2 * MIB)
-        with Path(f"{target}.part").open("r+b") as part:
-            part.truncate(0)
-        async with under_way(server, target, MIB):
+    async with serving(Good(OTHER, '"two"', [2 * MIB], hangs=True)) as server:
+        await broken_off(server, target, MIB)
+        async with under_way(server, target, 2 * MIB):
             note = Path(f"{target}.part.json").read_bytes()
             left = Path(f"{target}.part").read_bytes()
         Path(f"{target}.part.json").write_bytes(note)

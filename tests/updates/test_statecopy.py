@@ -29,6 +29,12 @@ OLD, NEW = Stamp("0.1.0", 1), Stamp("0.2.0", 2)
 Files = dict[str, bytes]
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power is cut here: what was synced is noted by `powercut`, and thousands of waits for the disk are saved."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 def make_state(state: Path, stamp: Stamp, mark: str, *, tls: bool = False) -> Path:
     """A state as a homed that was killed leaves it: with a log, and with what is not of the state beside it."""
     (state / "updates" / "3").mkdir(parents=True, exist_ok=True)
@@ -36,6 +42,7 @@ def make_state(state: Path, stamp: Stamp, mark: str, *, tls: bool = False) -> Pa
     scratch.mkdir()
     with closing(sqlite3.connect(scratch / "homed.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = OFF")
         connection.executescript(migrations.steps()[1])
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("INSERT INTO records VALUES ('services', ?, X'7B7D', 1)", (mark,))
