@@ -181,10 +181,12 @@ def _spec(options: argparse.Namespace) -> int:
 
 
 async def _create_key(options: argparse.Namespace) -> int:
+    from homed import state
     from homed.access.keys import Keys
     from homed.access.scopes import Scope
     from homed.store.sqlite import SqliteStore
 
+    state.require_whole(options.state)
     store = SqliteStore(options.state / "homed.db")
     await store.open()
     try:
@@ -198,9 +200,11 @@ async def _create_key(options: argparse.Namespace) -> int:
 
 
 async def _list_keys(options: argparse.Namespace) -> int:
+    from homed import state
     from homed.access.keys import Keys
     from homed.store.sqlite import SqliteStore
 
+    state.require_whole(options.state)
     store = SqliteStore(options.state / "homed.db")
     await store.open()
     try:
@@ -215,9 +219,11 @@ async def _list_keys(options: argparse.Namespace) -> int:
 
 
 async def _revoke_key(options: argparse.Namespace) -> int:
+    from homed import state
     from homed.access.keys import Keys
     from homed.store.sqlite import SqliteStore
 
+    state.require_whole(options.state)
     store = SqliteStore(options.state / "homed.db")
     await store.open()
     try:

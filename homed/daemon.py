@@ -180,6 +180,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn("reload", self._reload(), essential=False))
+        # Before anything is written: an older homed must not read on.
+        await asyncio.to_thread(self._directory.sign)
         await self.store.open()
         runner = listeners.runner_for(self.front.application())
         try:
@@ -214,7 +216,6 @@ class Daemon:
         self._spawn("bus", self.bus.run())
         await runner.setup()
         await self.listeners.start(runner, self._config, self._passed, self._tls)
-        await asyncio.to_thread(self._directory.sign)
         # Only what serves may call the booted slot good, or judge it.
         self._spawn("updates", self.updates.runner.run())
         # What lives as long as the daemon need not be looked at by each collection.
@@ -227,6 +228,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.updates.stop()
         await self.streams.close()
         await self.engine.close()
         self._host_threads.shutdown(wait=False, cancel_futures=True)

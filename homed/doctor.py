@@ -1,6 +1,7 @@
 """`homed doctor`: looks a board over for what would make an update go wrong, and says what to do about it."""
 
 import asyncio
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ from homed.updates.slots import Slot
 _MARKS_GOOD = re.compile(r"^\s*Exec\w+=.*(mark-good\b|\bMark\b.*\bgood\b)", re.MULTILINE)
 _STARTS = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime", "alias", "static", "generated"})
 GUARD = "homed-update-guard.timer"
+_GUARD_SCRIPT = "usr/lib/homed/update-guard"
 _POLICIES = ("/usr/share/dbus-1/system.d", "/etc/dbus-1/system.d", "/usr/local/share/dbus-1/system.d")
 _CONNECT = 5.0
 
@@ -118,13 +120,15 @@ def unit_findings(units: Sequence[UnitFile] | None, config: Updates, read: Calla
     if guard is None or guard.state not in _STARTS - {"static"}:
         what = f"is not enabled: nobody leaves a new system in which homed does not start: systemctl enable {GUARD}"
         return [*found, Finding(Level.BAD, GUARD, what)]
-    return [*found, guard_finding(read(guard.path), config)]
+    # The last one that sets it counts: drop-ins come after the unit.
+    drop_in = read(f"/etc/systemd/system/{GUARD}.d/override.conf")
+    return [*found, guard_finding(f"{read(guard.path)}\n{drop_in}", config)]
 
 
 def guard_finding(text: str, config: Updates) -> Finding:
     """The guard must come after the judging is over."""
-    match = re.search(r"^OnBootSec=(.*)$", text, re.MULTILINE)
-    after = seconds(match[1]) if match else None
+    spans = [span for span in re.findall(r"^OnBootSec=(.*)$", text, re.MULTILINE) if span.strip()]
+    after = seconds(spans[-1]) if spans else None
     if after is None:
         return Finding(Level.WARNING, GUARD, "has no OnBootSec= that can be read")
     needed = config.deadline + config.soak
@@ -164,6 +168,11 @@ def _opens_rauc(path: Path) -> bool:
 
 def tool_findings(root: Path) -> list[Finding]:
     found = []
+    if not os.access(root / _GUARD_SCRIPT, os.X_OK):
+        found.append(Finding(Level.BAD, f"/{_GUARD_SCRIPT}", "is missing, or not executable: the guard cannot run"))
+    missing = [name for name in ("rauc", "timeout") if shutil.which(name) is None]
+    if missing:
+        found.append(Finding(Level.BAD, ", ".join(missing), "is not among the commands: the guard needs it"))
     if shutil.which("unsquashfs") is None:
         what = "is missing (squashfs-tools): RAUC needs it for bundles in the plain format, not for verity"
         found.append(Finding(Level.WARNING, "unsquashfs", what))

@@ -9,7 +9,7 @@ from typing import Self, TextIO
 from homed import __version__
 from homed.errors import StoreError
 from homed.store import migrations
-from homed.updates import statecopy
+from homed.updates import putback, statecopy
 from homed.updates.statecopy import Act, Settled
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,20 @@ class StateDirectory:
             self._file.close()
 
     def sign(self) -> None:
-        """Say that this homed writes here: once it has started, and an older one must not read on."""
+        """Say that this homed writes here from now on; not where it may not, which the store then says."""
+        if self.settled is not None and self.settled.act is Act.REFUSE:
+            return
         statecopy.write_stamp(self.path, __version__, max(migrations.steps()))
 
     def copy(self, update: Path) -> None:
         """Copy the state into the folder of an update."""
         statecopy.copy(self.path, update / "state", __version__)
+
+
+def require_whole(state: Path) -> None:
+    """StoreError where a copy is half put back: what is opened now would be taken for the state."""
+    if putback.is_under_way(state):
+        raise StoreError("a copy of the state is being put back: start homed, which ends it")
 
 
 def lock(state: Path) -> TextIO:

@@ -34,7 +34,7 @@ def units(*files: UnitFile, **texts: str) -> dict[str, Level]:
     """The findings for these unit files; `texts` by the unit's name, with _ for - and no ending."""
     by_path = {unit.path: texts.get(unit.name.partition(".")[0].replace("-", "_"), "") for unit in files}
     by_path[_GUARD.path] = _TIMER
-    return levels(doctor.unit_findings(files, Updates(), by_path.__getitem__))
+    return levels(doctor.unit_findings(files, Updates(), lambda path: by_path.get(path, "")))
 
 
 def test_a_board_without_rauc_is_bad() -> None:
@@ -115,3 +115,12 @@ def test_a_journal_that_does_not_last_is_told_of(tmp_path: Path) -> None:
     assert levels(doctor.tool_findings(tmp_path))["journal"] is Level.WARNING
     (tmp_path / "var/log/journal").mkdir(parents=True)
     assert "journal" not in levels(doctor.tool_findings(tmp_path))
+
+
+def test_a_span_set_for_one_board_counts() -> None:
+    texts = {
+        _GUARD.path: _TIMER,
+        f"/etc/systemd/system/{doctor.GUARD}.d/override.conf": "[Timer]\nOnBootSec=\nOnBootSec=5min",
+    }
+    found = levels(doctor.unit_findings([_GUARD], Updates(), lambda path: texts.get(path, "")))
+    assert found[doctor.GUARD] is Level.BAD

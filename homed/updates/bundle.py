@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from homed.errors import BundleError
@@ -18,6 +19,8 @@ from homed.updates.records import Bundle, Signer
 from homed.updates.slots import Facts, Slot
 
 _LONGEST_SIGNATURE = 1 << 20
+# The type of a CMS that is enveloped (RFC 5652), as `rauc encrypt` makes it.
+_ENCRYPTED = bytes.fromhex("06092a864886f70d010703")
 # What RAUC copies as it is: the file must fit. Of archives only the content must, whose size nothing tells.
 _RAW = (".img", ".ext4", ".squashfs", ".vfat", ".raw", ".erofs", ".btrfs")
 
@@ -148,6 +151,8 @@ def _image(image: Mapping[str, Any], facts: Facts, sizes: Mapping[str, int]) -> 
     slot = _target(slot_class, facts)
     slot_size = sizes.get(slot.name) if slot is not None else None
     raw = filename.endswith(_RAW) and slot is not None and slot.type not in ("ubivol", "ubifs", "nand", "nor")
+    # Of several variants of an image RAUC takes the one that is this board's.
+    raw = raw and image.get("variant") in (None, "", facts.variant)
     return Image(
         slot_class=slot_class,
         filename=filename,
@@ -170,9 +175,9 @@ def _target(slot_class: str, facts: Facts) -> Slot | None:
 
 
 def signers(path: Path) -> tuple[Signer, ...]:
-    """The certificates in a bundle's signature. Not a check: RAUC has verified them. BundleError where there are none.
+    """The certificates in a bundle's signature; none where it is encrypted. Not a check: RAUC has verified them.
 
-    Blocks: call it from a thread.
+    BundleError where there is no signature. Blocks: call it from a thread.
     """
     try:
         with path.open("rb") as file:
@@ -181,15 +186,17 @@ def signers(path: Path) -> tuple[Signer, ...]:
             if not 0 < length <= min(end, _LONGEST_SIGNATURE):
                 raise BundleError(f"{path.name} has no signature: it is not a bundle, or not all of one")
             file.seek(end - length)
-            certificates = pkcs7.load_der_pkcs7_certificates(file.read(length))
+            signature = file.read(length)
+        if _ENCRYPTED in signature[:32]:
+            return ()
+        return tuple(
+            Signer(one.subject.rfc4514_string(), one.issuer.rfc4514_string(), one.not_valid_after_utc)
+            for one in pkcs7.load_der_pkcs7_certificates(signature)
+        )
     except OSError as error:
         raise BundleError(f"{path.name} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise BundleError(f"{path.name} has a damaged signature: {error}", code="UPDATE_SIGNATURE") from error
-    return tuple(
-        Signer(one.subject.rfc4514_string(), one.issuer.rfc4514_string(), one.not_valid_after_utc)
-        for one in certificates
-    )
 
 
 def device_sizes(slots: Sequence[Slot], sys: Path = Path("/sys")) -> dict[str, int]:

@@ -49,12 +49,12 @@ async def _command(command: Iterable[str]) -> str | None:
     try:
         said = await _read(process)
         code = await process.wait()
-    finally:
-        if process.returncode is None:
-            # With it what it started: a shell's children would go on.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+    except BaseException:
+        # With it what it started, which may hold its output open after its own end: a shell's children would go on.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        raise
     if code == 0:
         return None
     return f"exited with {code}" + (f": {said}" if said else "")

@@ -98,6 +98,6 @@ async def _rauc(*arguments: str) -> _Told:
 def _decoded(path: Path, told: _Told) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(told.output)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"`rauc info` does not tell what is in {path.name}: {told.last_words}") from error
     return dict(found) if isinstance(found, dict) else {}

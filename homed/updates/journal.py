@@ -44,5 +44,17 @@ async def _read(boot: str) -> bytes:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    lines = bytes(read[:_MOST]).splitlines(keepends=True)
-    return b"".join(reversed(lines))
+    # Of what is cut off the last line is not whole.
+    whole, _, _ = bytes(read[:_MOST]).rpartition(b"\n")
+    return _in_order(whole)
+
+
+def _in_order(newest_first: bytes) -> bytes:
+    """Oldest first; the lines of one message, of which all but the first are indented, stay together."""
+    entries: list[list[bytes]] = []
+    for line in filter(None, newest_first.split(b"\n")):
+        if line.startswith(b" ") and entries:
+            entries[-1].append(line)
+        else:
+            entries.append([line])
+    return b"".join(b"\n".join(entry) + b"\n" for entry in reversed(entries))

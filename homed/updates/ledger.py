@@ -34,8 +34,11 @@ class Ledger:
             if not path.parent.name.isdecimal():
                 continue
             try:
-                found[int(path.parent.name)] = msgspec.json.decode(path.read_bytes(), type=Update)
-            except (OSError, msgspec.MsgspecError) as error:
+                update = msgspec.json.decode(path.read_bytes(), type=Update)
+                if update.id != path.parent.name:
+                    raise ValueError(f"it is update {update.id}")
+                found[int(update.id)] = update
+            except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
                 log.error("%s cannot be read: %s", path, error)  # noqa: TRY400  its message says all
         self._updates = found
 

@@ -32,6 +32,13 @@ class Parts(NamedTuple):
     watch: Watch
     runner: Runner
     updater: Updater
+    trials: Trials
+
+    async def stop(self) -> None:
+        """To be said when homed ends: it may be for a reboot into what is installed."""
+        update = self.desk.current
+        if update is not None and update.state is State.INSTALLED:
+            await self.trials.copy_again(update)
 
     def load(self, restored_for: str | None) -> None:
         """Read what is on the disk; `restored_for` is the update whose copy of homed's state was just put back."""
@@ -57,9 +64,10 @@ def build(
     watch = Watch(Installer(bus), boot_id, partial(desk.progressed, State.INSTALLING))
     inspector = Inspector(watch)
     steps = Steps(desk, watch, inspector, config, observe, copy)
-    trials = Trials(desk, watch, Power(bus), config, observe, boot_clock)
+    trials = Trials(desk, watch, Power(bus), config, observe, boot_clock, copy)
     runner = Runner(desk, watch, steps, trials, config, boot_clock)
-    return Parts(desk, watch, runner, Updater(desk, watch, inspector, runner, trials, config, boot_clock))
+    updater = Updater(desk, watch, inspector, runner, trials, config, boot_clock)
+    return Parts(desk, watch, runner, updater, trials)
 
 
 def tell(parts: Parts) -> Component:

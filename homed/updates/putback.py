@@ -70,6 +70,11 @@ def put_back(state: Path, copy: Path, files: Sequence[str], aside: Path) -> PutB
     return PutBack(copy, aside)
 
 
+def is_under_way(state: Path) -> bool:
+    """Whether a put-back was begun and not ended."""
+    return (state / _STAGED).exists()
+
+
 def finish(state: Path) -> PutBack | None:
     """End what `put_back` has begun; None where there is nothing to be ended. Until then the state must not be opened.
 

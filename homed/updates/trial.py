@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 
@@ -15,7 +16,7 @@ from homed.updates import journal
 from homed.updates.desk import Desk
 from homed.updates.installer import Watch
 from homed.updates.judgement import Terms, Trial, Verdict, healthy, judge, reason
-from homed.updates.records import Failure, Judgement, State, Update
+from homed.updates.records import Failure, Judgement, Kind, State, Update
 from homed.updates.slots import Facts
 from homed.updates.steps import Observe
 
@@ -37,9 +38,11 @@ class Trials:
         config: Callable[[], Updates],
         observe: Observe,
         boot_clock: Callable[[], float],
+        copy: Callable[[Path], None],
     ):
         self._desk = desk
         self._watch = watch
+        self._copy = copy
         self._power = power
         self._config = config
         self._observe = observe
@@ -134,9 +137,19 @@ class Trials:
         """Into the new system. What is healthy now is what has to be healthy there."""
         if update.state is not State.REBOOTING:
             required = healthy(await self._observe())
+            await self.copy_again(update)
             update = await self._desk.move(update, State.REBOOTING, required=required, boot_id=facts.boot_id)
         update = await self._desk.note(update, reboots=update.reboots + 1)
         await self.restart(update, "the update is installed")
+
+    async def copy_again(self, update: Update) -> None:
+        """Homed's state as it is just before the reboot: it may have changed since the installation."""
+        if update.kind is not Kind.INSTALL:
+            return
+        try:
+            await asyncio.to_thread(self._copy, self._desk.ledger.of(update.id))
+        except HomedError as error:
+            log.warning("Update %s: the first copy of the state is kept: %s", update.id, error.message)
 
     async def restart(self, update: Update, why: str) -> None:
         if self._watch.busy:
