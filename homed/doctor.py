@@ -20,7 +20,10 @@ from homed.errors import HomedError
 from homed.updates import slots
 from homed.updates.slots import Slot
 
-_MARKS_GOOD = re.compile(r"^\s*Exec\w+=.*(mark-good\b|\bMark\b.*\bgood\b)", re.MULTILINE)
+# rauc, busctl, and the Jetson's own.
+_MARKS_GOOD = re.compile(
+    r"^\s*Exec\w+=.*(mark-good\b|\bMark\b.*\bgood\b|nvbootctrl\b.*\b(verify|mark-boot-successful)\b)", re.MULTILINE
+)
 _STARTS = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime", "alias", "static", "generated"})
 GUARD = "homed-update-guard.timer"
 _GUARD_SCRIPT = "usr/lib/homed/update-guard"
