@@ -5,19 +5,30 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
-from tests.bench import idle, listing, logs, requests, starting
+from tests.bench import idle, listing, logs, requests, starting, updates
 from tests.bench.bed import Bed
 from tests.bench.figures import Figure, table
+from tests.boards.rig.process import command
 from tests.support.engine import why_no_engine
+from tests.support.rauc import why_no_rauc
 
-_BENCHMARKS: Final[dict[str, Callable[[Bed], Iterator[Figure]]]] = {
-    "requests": requests.run,
-    "listing": listing.run,
-    "starting": starting.run,
-    "logs": logs.run,
-    "idle": idle.run,
+
+class _Benchmark(NamedTuple):
+    """`why_not` is the reason for which it cannot be run here, if there is one."""
+
+    run: Callable[[Bed], Iterator[Figure]]
+    why_not: Callable[[], str | None] = why_no_engine
+
+
+_BENCHMARKS: Final = {
+    "requests": _Benchmark(requests.run),
+    "listing": _Benchmark(listing.run),
+    "starting": _Benchmark(starting.run),
+    "logs": _Benchmark(logs.run),
+    "idle": _Benchmark(idle.run),
+    "updates": _Benchmark(updates.run, why_no_rauc),
 }
 
 
@@ -27,24 +38,36 @@ def main() -> int:
     names: list[str] = parser.parse_args().names or list(_BENCHMARKS)
     if unknown := [name for name in names if name not in _BENCHMARKS]:
         parser.error(f"there is no {', '.join(unknown)}: one of {', '.join(_BENCHMARKS)}")
-    reason = why_no_engine()
-    if reason is not None:
-        print(reason, file=sys.stderr)
-        return 1
     figures: list[Figure] = []
+    beside: set[str] = set()
     with Bed() as bed:
         for name in names:
             print(f"{name}:", flush=True)
-            for figure in _BENCHMARKS[name](bed):
+            benchmark = _BENCHMARKS[name]
+            reason = benchmark.why_not()
+            if reason is not None:
+                print(f"  left out: {reason}", flush=True)
+                continue
+            for figure in benchmark.run(bed):
                 figures.append(figure)
                 print(f"  {'; '.join(part for part in (*figure.cells, figure.note) if part)}", flush=True)
-        engine = bed.engine.client.version()["Version"]
+            beside.add(_rauc() if benchmark.why_not is why_no_rauc else _engine(bed))
+    if not figures:
+        return 1
     print(f"\n{table(figures)}\n")
     print(
         f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores, "
-        f"kernel {platform.release()}, Docker Engine {engine}. Medians; the spread is of single rounds."
+        f"kernel {platform.release()}, {', '.join(sorted(beside))}. Medians; the spread is of single rounds."
     )
     return 0
+
+
+def _engine(bed: Bed) -> str:
+    return f"Docker Engine {bed.engine.client.version()['Version']}"
+
+
+def _rauc() -> str:
+    return f"RAUC {command('rauc', '--version').split()[-1]}"
 
 
 if __name__ == "__main__":
