@@ -9,8 +9,8 @@ from typing import Self, TextIO
 from homed import __version__
 from homed.errors import StoreError
 from homed.store import migrations
-from homed.updates import putback, statecopy
-from homed.updates.statecopy import Act, Settled
+from homed.updates import putback, statecopy, statefiles
+from homed.updates.statecopy import Act, Settled, Stamp
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +55,16 @@ class StateDirectory:
 
     def sign(self) -> None:
         """Say that this homed writes here from now on; not where it may not, which the store then says."""
+        mine = Stamp(__version__, max(migrations.steps()))
+        if statecopy.read_stamp(self.path / statefiles.STAMP) == mine:
+            return
         if self.settled is not None and self.settled.act is Act.REFUSE:
             return
-        statecopy.write_stamp(self.path, __version__, max(migrations.steps()))
+        try:
+            statecopy.write_stamp(self.path, mine.homed, mine.schema)
+        except StoreError as error:
+            # A full disk must not keep homed from its containers; nothing else can be written there either.
+            log.error("%s", error.message)  # noqa: TRY400  its message says all
 
     def copy(self, update: Path) -> None:
         """Copy the state into the folder of an update."""

@@ -177,7 +177,9 @@ _WITHDRAWN = Failure("UPDATE_CANCELLED", "the old system was made the primary ag
 
 
 def _came_back(update: Update) -> Failure:
-    if update.boots:
+    if update.blind_reboots:
+        what = f"RAUC did not answer in the new system, which was left after {update.blind_reboots} reboots"
+    elif update.boots:
         what = f"the new system was started {len(update.boots)} times without getting to a verdict"
     else:
         what = "the new system did not come up, and the bootloader went back to the old one"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,8 @@ class Watch:
     def __init__(self, installer: Installer, boot_id: str, progressed: Callable[[int, str], None]):
         self.facts = Facts(boot_id=boot_id)
         self.as_of: datetime | None = None
+        # On the monotonic clock: when it was last asked, with an answer or without.
+        self.asked_at = 0.0
         self.available = False
         self.trouble = "RAUC was not asked yet"
         self.progress: tuple[int, str] = (0, "")
@@ -65,6 +68,8 @@ class Watch:
             except RaucUnavailableError as error:
                 self.available, self.trouble = False, error.message
                 raise
+            finally:
+                self.asked_at = time.monotonic()
 
     async def _look(self) -> Facts:
         properties = await self._installer.properties()
@@ -163,6 +168,8 @@ class Watch:
             log.info("RAUC's service is there")
             return
         log.warning("RAUC's service went away")
+        # It may come again by being asked.
+        self.available, self.trouble, self.asked_at = False, "its service went away", 0.0
         self.operation = "idle"
         self._ended.put_nowait(None)
 

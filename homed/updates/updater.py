@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -70,10 +71,10 @@ class Updater:
 
     async def facts(self) -> Facts:
         """The board as RAUC sees it: asked anew where that was a while ago and can be had soon, else what is known."""
-        stale = self.watch.as_of is None or (now() - self.watch.as_of).total_seconds() > _FRESH
+        stale = time.monotonic() - self.watch.asked_at > _FRESH
         if stale and not self.watch.occupied:
             with suppress(HomedError, TimeoutError):
-                async with asyncio.timeout(_EARLY):
+                async with asyncio.timeout(_FRESH):
                     await self.watch.look()
         return self.watch.facts
 

@@ -195,12 +195,10 @@ class Machine:
             self.rauc.launch(chosen)
         self.logind.forget()
         self.homed.launch()
-        if self.with_rauc:
-            self.rauc.await_up()
-        self.logind.await_up()
         self.await_homed()
         if self.with_rauc:
             self.await_rauc()
+        self.logind.await_up()
         return self
 
     def shut_down(self) -> None:
@@ -249,7 +247,7 @@ class Machine:
 
     def await_rauc(self) -> None:
         """Wait until homed has heard of RAUC."""
-        until("homed to see RAUC", lambda: self.status()["rauc"] == "available", every=0.02)
+        until("homed to see RAUC", lambda: self.rauc.runs and self.status()["rauc"] == "available")
 
     def restart_homed(self) -> None:
         """In the same boot, such as to have it read its configuration."""
@@ -311,16 +309,15 @@ class Machine:
     def begin_download(self, url: str, **more: Any) -> str:
         """Ask for an update from a server that does not deliver all of it: its id, once some of it has come."""
         self.install_without_waiting(url, **more)
+        until("some of it to have come", lambda: any(part.stat().st_size for part in self.downloads("*.part")))
+        (newest, *_) = self.history()
+        assert newest["state"] == "downloading"
+        return str(newest["id"])
 
-        def look() -> str | None:
-            newest = next(iter(self.history()), None)
-            if newest is None or newest["state"] != "downloading" or newest["progress"] is None:
-                return None
-            return str(newest["id"]) if newest["progress"]["percentage"] > 0 else None
-
-        identity = until("some of it to have come", look)
-        assert identity is not None
-        return identity
+    def downloads(self, pattern: str = "*") -> list[Path]:
+        """The files that bundles are downloaded to, as homed sees them."""
+        folder = self.disk.path if self.disk is not None else self.homed.state / "updates" / "downloads"
+        return list(Path(f"/proc/{self.homed.pid}/root{folder}").glob(pattern))
 
     def act(self, verb: str, body: object = None) -> Answer:
         return self.api.post(f"/api/v1/update/{verb}", body)

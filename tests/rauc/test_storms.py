@@ -44,7 +44,7 @@ def follow(board: Machine, identity: str, seconds: float = 90) -> str:
     return str(board.update(identity)["state"])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_whatever_happens_the_board_runs_and_tells_the_truth(board: Machine, bundles: Bundles, seed: int) -> None:
     chance = random.Random(seed)
     before, bundle = board.slot("A").digest(), bundles.good()

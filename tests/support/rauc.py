@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -177,7 +178,8 @@ class SystemBus:
         return int(self._ask("GetConnectionUnixProcessID", f"string:{name}").split()[-1])
 
     def _answers(self) -> bool:
-        return bool(self._socket.exists() and self._ask("GetId"))
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
 
     def _ask(self, method: str, *arguments: str) -> str:
         asked = subprocess.run(
@@ -325,7 +327,7 @@ class Rauc:
             )  # fmt: skip
 
     def await_up(self) -> None:
-        until("RAUC's service", lambda: self._alive() and self._bus.owns(_RAUC), every=0.01)
+        until("RAUC's service", lambda: self.runs and self._bus.owns(_RAUC), every=0.02)
 
     def start(self, booted: str) -> None:
         self.launch(booted)
@@ -370,7 +372,9 @@ class Rauc:
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": self._bus.address}
 
-    def _alive(self) -> bool:
+    @property
+    def runs(self) -> bool:
+        """AssertionError where it has ended."""
         if self._process is None or self._process.poll() is not None:
             raise AssertionError(f"RAUC's service ended: {self.log[-2000:]}")
         return True
