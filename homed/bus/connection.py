@@ -90,7 +90,7 @@ class Bus:
         while True:
             try:
                 bus = await self._connect()
-            except (OSError, EOFError, HomedError, TimeoutError) as error:
+            except (OSError, HomedError) as error:
                 if not failures:
                     log.warning("The system bus cannot be reached: %s", error)
                 await asyncio.sleep(_WAITS[min(failures, len(_WAITS) - 1)])
@@ -102,6 +102,7 @@ class Bus:
                 await self._until_lost(bus)
             finally:
                 self._forget(bus)
+            await asyncio.sleep(_WAITS[0])
 
     async def call(
         self, peer: Peer, member: str, signature: str = "", *body: object, deadline: float = _PATIENCE
@@ -127,19 +128,23 @@ class Bus:
         return dict(values)
 
     async def _connect(self) -> Transport:
-        async with asyncio.timeout(_PATIENCE):
-            bus = Transport(self._address)
-            try:
+        bus: Transport | None = None
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                bus = Transport(self._address)
                 await bus.connect()
                 bus.add_message_handler(self._received)
                 self._bus = bus
                 await self._look_for_owners(bus)
-            except BaseException as error:
+        except BaseException as error:
+            if bus is not None:
                 self._forget(bus)
-                if isinstance(error, Exception) and not isinstance(error, (OSError, HomedError, TimeoutError)):
-                    # dbus-next raises its own kinds, and bare ones for what is not D-Bus at all.
-                    raise BusUnavailableError(f"{type(error).__name__}: {error}") from error
-                raise
+            if isinstance(error, TimeoutError):
+                raise BusUnavailableError(f"it did not answer within {_PATIENCE:g} s") from error
+            if isinstance(error, Exception) and not isinstance(error, (OSError, HomedError)):
+                # dbus-next raises its own kinds, and bare ones for what is not D-Bus at all.
+                raise BusUnavailableError(f"{type(error).__name__}: {error}") from error
+            raise
         return bus
 
     async def _look_for_owners(self, bus: Transport) -> None:

@@ -168,11 +168,6 @@ def withdrawn(update: Update, facts: Facts) -> bool:
     return facts.primary == update.from_slot and facts.booted == update.from_slot and good
 
 
-def target_of(facts: Facts) -> Slot | None:
-    """The slot that RAUC will install into, as far as it can be told: the one beside the booted one."""
-    return facts.other
-
-
 _WITHDRAWN = Failure("UPDATE_CANCELLED", "the old system was made the primary again before the new one was judged")
 
 

@@ -1,4 +1,4 @@
-"""A board with two systems, RAUC and a bootloader, without any of them: what is on its disk, and what a boot makes of it.
+"""A board with two systems, RAUC and a bootloader, without any of them: its disk, and what a boot makes of it.
 
 RAUC's work is cut into stages, each of which is durable; whoever holds the board may cut the power between any two.
 """

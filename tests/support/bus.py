@@ -15,8 +15,7 @@ from homed.bus.transport import Transport
 NAME: Final = "org.example.Board"
 PEER: Final = Peer(NAME, "/org/example/Board", "org.example.Board")
 # What a method gives back: (signature, values); or an answer of its own; or nothing, for ever.
-Answer = tuple[str, list[Any]] | Message | None
-Method = Callable[[Message], Answer]
+Method = Callable[[Message], Any]
 
 
 async def eventually(what: str, look: Callable[[], object], deadline: float = 30.0) -> None:

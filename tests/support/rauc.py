@@ -5,7 +5,6 @@ RAUC and its hooks run in a mount namespace, so that what a killed service left 
 
 import hashlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -133,7 +132,8 @@ def why_no_rauc() -> str | None:
         return f"RAUC's service needs the package {', '.join(lacking)}"
     if not Path("/dev/loop-control").exists():
         return "RAUC's slots need loop devices"
-    if not re.search(r"\bsquashfs$", Path("/proc/filesystems").read_text(), re.MULTILINE):
+    look = "grep -qw squashfs /proc/filesystems || modprobe -q squashfs"
+    if subprocess.run(["sh", "-c", look], capture_output=True, check=False).returncode:
         return "RAUC's bundles need squashfs in the kernel"
     return None
 

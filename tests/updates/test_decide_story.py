@@ -1,4 +1,4 @@
-"""An update ends, and ends truly, wherever homed, RAUC or the power goes: on a model of the board, by `decide` alone."""
+"""An update ends, and ends truly, wherever homed, RAUC or the power goes: on a model of the board, by `decide`."""
 
 from collections.abc import Callable
 
