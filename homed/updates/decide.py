@@ -156,9 +156,17 @@ def is_installed(update: Update, facts: Facts) -> bool:
 
 def _is_written(update: Update, target: Slot | None) -> bool:
     """The same by RAUC's records alone, which a slot that was started since then does not change."""
-    if target is None or target.installed is None:
-        return target is not None and target.status in (None, "ok")
+    if target is None or _holds_another(update, target):
+        return False
+    if target.installed is None:
+        return target.status in (None, "ok")
     return target.status == "ok" and target.installed.count != (update.count_before or 0)
+
+
+def _holds_another(update: Update, target: Slot) -> bool:
+    """Somebody else may have been faster, with another bundle."""
+    held = target.bundle.version if target.bundle is not None else None
+    return bool(held and update.bundle is not None and update.bundle.version and held != update.bundle.version)
 
 
 def withdrawn(update: Update, facts: Facts) -> bool:

@@ -57,8 +57,16 @@ class Desk:
                 await self._moved.wait_for(lambda: done(self.ledger.get(identity)))
         return self.ledger.get(identity)
 
+    async def settled(self) -> None:
+        """What has begun to be written is written when this returns."""
+        async with self._saving:
+            pass
+
     async def note(self, update: Update, **changes: object) -> Update:
         """The same state, with other facts."""
+        return await asyncio.shield(self._note(update, changes))
+
+    async def _note(self, update: Update, changes: Mapping[str, object]) -> Update:
         new = records.moved(update, update.state, now(), **changes)
         async with self._saving:
             await asyncio.to_thread(self._write, new)

@@ -220,7 +220,7 @@ class _Part:
         path, note = _paths(self.target)
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         left = Known("")
-        with suppress(FileNotFoundError, msgspec.MsgspecError):
+        with suppress(OSError, ValueError, RecursionError):
             left = msgspec.json.decode(note.read_bytes(), type=Known)
         if left.source == self.known.source and left.validator and 0 < left.synced <= os.fstat(self.file).st_size:
             # Of a whole, the last byte is asked for anew: so the server says whether it has the same there still.

@@ -14,11 +14,12 @@ from homed.bus.rauc import Installer
 from homed.config import Updates
 from homed.events import Events
 from homed.health import Component, Level
+from homed.updates import pending
 from homed.updates.desk import Desk
 from homed.updates.inspecting import Inspector
 from homed.updates.installer import Watch
 from homed.updates.ledger import Ledger
-from homed.updates.records import State
+from homed.updates.records import GUARDED, State
 from homed.updates.runner import Runner
 from homed.updates.steps import Observe, Steps
 from homed.updates.trial import Trials
@@ -47,6 +48,11 @@ class Parts(NamedTuple):
         for update in ledger.all():
             if update.id == restored_for:
                 ledger.save(msgspec.structs.replace(update, state_restored=True))
+        guarded = {update.id for update in ledger.all() if update.state in GUARDED}
+        known = {update.id for update in ledger.all()}
+        if pending.identity(ledger.folder) in known - guarded:
+            # homed was ended just after the verdict, which the guard would take for one that never came.
+            pending.remove(ledger.folder)
 
 
 def build(

@@ -24,6 +24,15 @@ def write(folder: Path, update: Update, deadline: float, judgement: Judgement | 
     atomic.write(folder / NAME, ("\n".join(lines) + "\n").encode())
 
 
+def identity(folder: Path) -> str | None:
+    """The id of the update that the guard watches; None where there is none, or it cannot be told."""
+    try:
+        first = (folder / NAME).read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return first.removeprefix("id=") if first.startswith("id=") else None
+
+
 def remove(folder: Path) -> None:
     (folder / NAME).unlink(missing_ok=True)
     atomic.sync_folder(folder)

@@ -69,6 +69,7 @@ class Runner:
     async def run(self) -> None:
         while True:
             self._woken.clear()
+            await self._desk.settled()
             update = self._desk.current
             await self._mark_ordinary_boot(update)
             if update is None:

@@ -119,8 +119,10 @@ class Steps:
         try:
             result = await self._watch.install(str(update.bundle_path), options)
         except UpdateConflictError:
-            # RAUC is at it already: homed was killed just after it had asked, or somebody else was faster.
-            result = await self._watch.follow()
+            # Somebody else was faster, and what that comes to says nothing of this update.
+            await self._watch.follow()
+            await self._desk.note(update, called=False)
+            return
         await self._ended(update, result)
 
     async def follow(self, update: Update) -> None:
@@ -154,8 +156,11 @@ class Steps:
         """Remove what was downloaded for an update."""
         if update.source.url is not None and update.kind is Kind.INSTALL:
             target = self.download_of(update)
-            await asyncio.to_thread(download.discard, target)
-            await asyncio.to_thread(target.unlink, missing_ok=True)
+            try:
+                await asyncio.to_thread(download.discard, target)
+                await asyncio.to_thread(target.unlink, missing_ok=True)
+            except OSError as error:
+                log.warning("%s cannot be removed: %s", target, error.strerror)
 
 
 def _make_folder(folder: Path) -> None:

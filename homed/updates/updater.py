@@ -239,6 +239,7 @@ class Updater:
 
 _WRITING = "RAUC writes to the slot, and cannot be stopped: wait for the end, then mark the slot bad"
 _TOO_LATE = {
+    State.FAILED: "it has failed meanwhile",
     State.INSTALLED: "it is installed: mark the slot `other` bad to keep the board from starting it",
     State.REBOOTING: "the board reboots into the new system",
     State.JUDGING: "the new system runs and is judged: mark the booted slot bad to go back",

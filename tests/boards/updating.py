@@ -165,6 +165,8 @@ class Updates:
         if gated:
             self.board.run("touch", WELL)
         self.homed.wait_for(SERVICE)
+        # Who asks has RAUC started, and homed look again without a pause.
+        until("RAUC to be there", lambda: self.status()["rauc"] == "available", timeout=60, every=0.5)
         until("the booted slot to be marked good", lambda: self.slots.bootloader() == INTACT, timeout=60)
         return self
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_IN_A_THREAD = 0.001
 
 
 class StuckError(AssertionError):
@@ -13,10 +14,10 @@ class StuckError(AssertionError):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """What would run in a thread runs at once, in its place; there must be no real input or output."""
+    """What would run in a thread runs a moment later, in its place; there must be no real input or output."""
 
-    def __init__(self) -> None:
-        self._jumps = _JumpingSelector()
+    def __init__(self, now: float = 0.0) -> None:
+        self._jumps = _JumpingSelector(now)
         super().__init__(self._jumps)
 
     def time(self) -> float:
@@ -24,17 +25,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
         future: asyncio.Future[T] = self.create_future()
-        try:
-            future.set_result(func(*args))
-        except Exception as error:
-            future.set_exception(error)
+        self.call_later(_IN_A_THREAD, _work, future, func, args)
         return future
 
 
+def _work(future: "asyncio.Future[T]", func: Callable[..., T], args: tuple[Any, ...]) -> None:
+    """As a thread does, it goes on where nobody waits for it any more."""
+    try:
+        result = func(*args)
+    except asyncio.CancelledError:
+        future.cancel()
+    except Exception as error:
+        if not future.done():
+            future.set_exception(error)
+    else:
+        if not future.done():
+            future.set_result(result)
+
+
 class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         super().__init__()
-        self.now = 0.0
+        self.now = now
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -45,7 +57,7 @@ class _JumpingSelector(selectors.SelectSelector):
         return ready
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """To its end, in a loop of its own; what it left running is cancelled."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+def run(main: Coroutine[Any, Any, T], now: float = 0.0) -> T:
+    """To its end, in a loop of its own whose clock shows `now`; what it left running is cancelled."""
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(now)) as runner:
         return runner.run(main)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from homed.updates import pending
 from homed.updates.records import State
 from tests.support.updating import judgement, update
@@ -30,3 +32,15 @@ def test_it_is_gone_when_there_is_nothing_to_guard(tmp_path: Path) -> None:
     pending.remove(tmp_path)
     pending.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whose_it_is_can_be_told(tmp_path: Path) -> None:
+    assert pending.identity(tmp_path) is None
+    pending.write(tmp_path, update(State.INSTALLED, id="12"), 600)
+    assert pending.identity(tmp_path) == "12"
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"slot=rootfs.1\nid=1\n"])
+def test_whose_a_damaged_one_is_cannot(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / pending.NAME).write_bytes(damage)
+    assert pending.identity(tmp_path) is None
