@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from homed import __version__
-from homed.errors import StoreError
+from homed.errors import HomedError, StoreError
 from homed.store import migrations
 from homed.updates import putback, statecopy, statefiles
 from homed.updates.statecopy import Act, Settled, Stamp
@@ -62,7 +62,7 @@ class StateDirectory:
             return
         try:
             statecopy.write_stamp(self.path, mine.homed, mine.schema)
-        except StoreError as error:
+        except HomedError as error:
             # A full disk must not keep homed from its containers; nothing else can be written there either.
             log.error("%s", error.message)  # noqa: TRY400  its message says all
 

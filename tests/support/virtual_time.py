@@ -23,7 +23,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumps.now
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
+    def run_in_executor(  # type: ignore[override]  # its type cannot be written down for each Python
+        self, executor: object, func: Callable[..., T], *args: Any
+    ) -> "asyncio.Future[T]":
         future: asyncio.Future[T] = self.create_future()
         self.call_later(_IN_A_THREAD, _work, future, func, args)
         return future
