@@ -70,7 +70,7 @@ class Bus:
         self._bus: Transport | None = None
         self._watches: dict[str, _Watch] = {}
         self._owners: dict[str, str] = {}
-        self._turned = asyncio.Event()
+        self._connected: list[Callable[[], None]] = []
 
     @property
     def connected(self) -> bool:
@@ -83,6 +83,10 @@ class Bus:
     def watch(self, name: str, on_signal: OnSignal, on_owner: OnOwner) -> None:
         """To be said before `run`: signals of `name`, and whether anybody owns it now."""
         self._watches[name] = _Watch(on_signal, on_owner)
+
+    def listen(self, connected: Callable[[], None]) -> None:
+        """To be said before `run`: have `connected` called each time that the bus is there again."""
+        self._connected.append(connected)
 
     async def run(self) -> None:
         """Connect, and connect again for as long as it runs."""
@@ -98,6 +102,8 @@ class Bus:
                 continue
             failures = 0
             log.info("Connected to the system bus")
+            for connected in self._connected:
+                self._guarded(connected)
             try:
                 await self._until_lost(bus)
             finally:

@@ -72,6 +72,8 @@ def build(
     steps = Steps(desk, watch, inspector, config, observe, copy)
     trials = Trials(desk, watch, Power(bus), config, observe, boot_clock, copy)
     runner = Runner(desk, watch, steps, trials, config, boot_clock)
+    # A mark that is not set for want of the bus costs a boot attempt, if the power goes meanwhile.
+    bus.listen(runner.wake)
     updater = Updater(desk, watch, inspector, runner, trials, config, boot_clock)
     return Parts(desk, watch, runner, updater, trials)
 

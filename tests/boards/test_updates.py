@@ -92,7 +92,7 @@ def test_new_system_in_which_all_is_well_stays(updates: Updates, board_network: 
 
 
 def test_new_system_in_which_a_service_does_not_come_up_is_left_again(delivered: Updates) -> None:
-    updates = delivered.deliver(deadline=5)
+    updates = delivered.deliver(deadline=3)
     bundle = updates.bundles.make("2", breaks="service")
     before = updates.slots.digest("A")
 
@@ -231,7 +231,7 @@ def test_new_system_in_which_homed_does_not_start_is_left_by_the_guard(updates: 
 
 
 def test_new_system_in_which_rauc_does_not_start_is_left_by_the_bootloader(delivered: Updates) -> None:
-    updates = delivered.deliver(deadline=3)
+    updates = delivered.deliver(deadline=1)
     identity = updates.install(updates.bundles.make("2", breaks="rauc"), reboot="now")
     update = updates.wait_for(identity, "rolled_back", timeout=150)
     updates.wait_for_service()
