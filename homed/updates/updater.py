@@ -71,10 +71,12 @@ class Updater:
 
     async def facts(self) -> Facts:
         """The board as RAUC sees it: asked anew where that was a while ago and can be had soon, else what is known."""
-        stale = time.monotonic() - self.watch.asked_at > _FRESH
+        never = self.watch.as_of is None
+        stale = never or time.monotonic() - self.watch.asked_at > _FRESH
         if stale and not self.watch.occupied:
             with suppress(HomedError, TimeoutError):
-                async with asyncio.timeout(_FRESH):
+                # Just after a boot nothing is known, and RAUC may only be starting.
+                async with asyncio.timeout(_EARLY if never else _FRESH):
                     await self.watch.look()
         return self.watch.facts
 
