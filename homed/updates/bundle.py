@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.x509 import InvalidVersion
 
 from homed.errors import BundleError
 from homed.updates import versions
@@ -195,7 +196,7 @@ def signers(path: Path) -> tuple[Signer, ...]:
         )
     except OSError as error:
         raise BundleError(f"{path.name} cannot be read: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InvalidVersion) as error:
         raise BundleError(f"{path.name} has a damaged signature: {error}", code="UPDATE_SIGNATURE") from error
 
 

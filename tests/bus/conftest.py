@@ -5,7 +5,6 @@ import gc
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,16 +34,23 @@ def daemon(_daemon: SystemBus) -> SystemBus:
     return _daemon
 
 
-@pytest.fixture(autouse=True)
-async def _nothing_left(tmp_path: Path) -> AsyncIterator[None]:
+@pytest.fixture(scope="session")
+def _quick_collection() -> Iterator[None]:
+    """What was there before is not looked at again by each collection."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+async def nothing_left(_quick_collection: None) -> AsyncIterator[None]:
     """No descriptor stays open, and no error stays in the event loop that nobody has looked at."""
     unseen: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: unseen.append(context))
-    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     yield
     gc.collect()
     await eventually("what was opened to be closed", lambda: len(os.listdir("/proc/self/fd")) <= before)
-    gc.collect()
     assert unseen == []

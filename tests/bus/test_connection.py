@@ -16,6 +16,8 @@ from homed.errors import BusUnavailableError
 from tests.support.bus import NAME, PEER, Running, Service, eventually
 from tests.support.rauc import SystemBus
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 
 class Heard:
     """What a watch was told."""

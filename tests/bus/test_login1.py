@@ -12,6 +12,7 @@ from homed.errors import BusUnavailableError
 from tests.support.bus import Method, Running, Service, eventually
 from tests.support.rauc import SystemBus
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
 LOGIN, SYSTEMD = "org.freedesktop.login1", "org.freedesktop.systemd1"
 
 

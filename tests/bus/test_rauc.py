@@ -14,6 +14,7 @@ from homed.errors import RaucUnavailableError, UpdateConflictError, UpdateError
 from tests.support.bus import Running, Service, eventually
 from tests.support.rauc import SystemBus
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
 INTERFACE = "de.pengutronix.rauc.Installer"
 GIO = "org.gtk.GDBus.UnmappedGError.Quark._g_2dio_2derror_2dquark.Code30"
 PROPERTIES = {

@@ -16,6 +16,7 @@ from homed.bus.transport import Transport
 from homed.errors import BusUnavailableError
 from tests.support.bus import PEER, Running, eventually, hello
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -239,7 +240,7 @@ async def test_a_write_to_a_bus_that_is_gone_fails_at_once(path: Path, caplog: p
 
 
 @pytest.mark.usefixtures("impatient")
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.booleans(), st.booleans())
 async def test_whatever_it_says_homed_goes_on(path: Path, said: bytes, authenticated: bool, is_hello: bool) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

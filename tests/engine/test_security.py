@@ -1,6 +1,7 @@
 """Who may do what, by which listener, and what is never told to anybody."""
 
 import os
+import re
 import socket
 import sqlite3
 import ssl
@@ -31,8 +32,8 @@ def operations(api: Api) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, methods in document["paths"].items():
         for method in _METHODS:
             if method in methods:
-                filled = path.replace("{service_name}", "nothing").replace("{container_id}", "nothing")
-                yield method.upper(), filled.replace("{key_id}", "nothing"), methods[method]
+                filled = re.sub(r"\{[^}]*\}", "nothing", path)
+                yield method.upper(), filled, methods[method]
 
 
 def holder(homed: Homed, name: str, scope: str) -> tuple[Api, str, str]:

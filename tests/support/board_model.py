@@ -141,6 +141,8 @@ class Board:
     writing: Content | None = None
     stage: int = 0
     refuses: str = ""
+    # Each mark that RAUC was asked for: `B good`.
+    marks: list[str] = field(default_factory=list)
 
     @property
     def boot_id(self) -> str:
@@ -200,6 +202,7 @@ class Board:
         """By `booted`, `other` or a slot's name, which is given back."""
         name = {"booted": self.booted, "other": self.target}.get(slot) or SLOTS[slot]
         self.bootloader.mark(name, state)
+        self.marks.append(f"{name} {state}")
         return slot_of(name)
 
     def status(self) -> list[tuple[str, dict[str, Any]]]:

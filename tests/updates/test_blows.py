@@ -38,6 +38,8 @@ def check_end(world: World, content: Content, told: object) -> None:
     assert (update.from_slot, update.to_slot) == ("rootfs.0", "rootfs.1"), told
     assert world.board.contents["A"] == Content("1.0"), told
     assert world.board.booted == ("B" if content is WELL else "A"), told
+    # Nobody but the verdict says so.
+    assert content is WELL or "B good" not in world.board.marks, told
     # The guard would go by it.
     assert not (world.folder / "updates" / "pending").exists(), told
 

@@ -276,8 +276,15 @@ def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
         signers(tmp_path / "gone.raucb")
 
 
-# Of a signature that is damaged so that only a more tolerant parser takes it, the library warns.
-@pytest.mark.filterwarnings("ignore:PKCS#7 certificates could not be parsed as DER")
+def test_a_certificate_of_a_version_that_there_is_not_is_refused(tmp_path: Path, signature: bytes) -> None:
+    version = b"\xa0\x03\x02\x01"
+    assert version + b"\x02" in signature
+    with pytest.raises(BundleError, match="damaged signature"):
+        signers(signed(tmp_path, signature.replace(version + b"\x02", version + b"\x01")))
+
+
+# Of what it takes though it is damaged, the library warns.
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), min_size=1, max_size=6),

@@ -80,6 +80,10 @@ TABLE: dict[str, tuple[Update, Facts, Act]] = {
         update(State.INSTALLING, count_before=1, **called), installed(other=written(2)), Act.NOTE_INSTALLED,
     ),
     "RAUC has not begun": (update(State.INSTALLING, count_before=1, **called), installed(), Act.INSTALL),
+    "somebody else was faster": (
+        update(State.INSTALLING, **called), installed(other=written(version="3.0")), Act.INSTALL,
+    ),
+    "somebody else's runs": (update(State.INSTALLING, **called), in_new(other=written(version="3.0")), Act.END),
     "RAUC was broken off, 1.8": (
         update(State.INSTALLING, count_before=1, **called), facts(other=written(1, boot_status="bad")), Act.INSTALL,
     ),
@@ -251,7 +255,7 @@ def any_update(draw: st.DrawFn) -> Update:
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=500)
 @given(any_update(), any_facts(), st.sampled_from([IN_WINDOW, OUTSIDE]), st.sampled_from(["", WINDOW]))
 def test_nothing_comes_next_that_is_not_allowed(asked: Update, found: Facts, now: datetime, window: str) -> None:
     answer = decide(asked, found, now, window)

@@ -97,13 +97,13 @@ def test_one_blow_at_any_moment_changes_nothing_of_how_it_ends(
                     assert ended.state is undisturbed, (hit, counts, forgets, ended)
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=700)
 @given(boards, requests, st.sampled_from(CONTENTS), hits)
 def test_it_ends_truly_after_any_blows(board: Board, asked: Update, content: Content, hits: list[Hit]) -> None:
     Story(board, asked, content, hits).run()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(boards, st.sampled_from(CONTENTS), hits)
 def test_a_rollback_ends_truly_after_any_blows(board: Board, content: Content, hits: list[Hit]) -> None:
     Story(board, back_to(content, board), content, hits).run()
