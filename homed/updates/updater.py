@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 # An error that is known within these seconds is the answer to the request itself.
 _EARLY = 5.0
 _LATE = 30.0
+_BREATH = 0.2
 _FRESH = 2.0
 
 
@@ -64,6 +65,7 @@ class Updater:
         self._trials = trials
         self._config = config
         self._lock = asyncio.Lock()
+        self._begun = time.monotonic()
 
     @property
     def ledger(self) -> Ledger:
@@ -71,14 +73,23 @@ class Updater:
 
     async def facts(self) -> Facts:
         """The board as RAUC sees it: asked anew where that was a while ago and can be had soon, else what is known."""
-        never = self.watch.as_of is None
-        stale = never or time.monotonic() - self.watch.asked_at > _FRESH
-        if stale and not self.watch.occupied:
+        if time.monotonic() - self.watch.asked_at > _FRESH and not self.watch.occupied:
             with suppress(HomedError, TimeoutError):
-                # Just after a boot nothing is known, and RAUC may only be starting.
-                async with asyncio.timeout(_EARLY if never else _FRESH):
+                async with asyncio.timeout(_FRESH):
                     await self.watch.look()
+        if self.watch.as_of is None and time.monotonic() - self._begun < _EARLY:
+            # Homed serves before the bus is connected, and RAUC may only be starting.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EARLY):
+                    await self._first_look()
         return self.watch.facts
+
+    async def _first_look(self) -> None:
+        while self.watch.as_of is None:
+            try:
+                await self.watch.look()
+            except HomedError:
+                await asyncio.sleep(_BREATH)
 
     async def install(self, request: Request) -> Update:
         """Begin an update. Where it fails within seconds, that error is raised; the history has it too."""
