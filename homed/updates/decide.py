@@ -132,7 +132,8 @@ def _rolling_back(update: Update, facts: Facts, now: datetime, opening: str) -> 
 def _fell_back(update: Update, facts: Facts) -> Next:
     """The board runs the old system again, and homed had not said so: the bootloader did it."""
     if withdrawn(update, facts):
-        return Next(Act.END, state=State.ROLLED_BACK if update.boots else State.CANCELLED, failure=_WITHDRAWN)
+        ran = update.boots or update.state is State.JUDGING
+        return Next(Act.END, state=State.ROLLED_BACK if ran else State.CANCELLED, failure=_WITHDRAWN)
     if update.boots and update.revivals < MOST_REVIVALS:
         # It came up and was judged when the power went, as often as the bootloader has attempts.
         return Next(Act.REVIVE)
