@@ -194,3 +194,41 @@ class RaucUnavailableError(UpdateError):
     code = "RAUC_UNAVAILABLE"
     status = 503
     grpc = "UNAVAILABLE"
+
+
+class BackupError(HomedError):
+    """A backup, or what was to be done with one, failed. The board is as it was."""
+
+    code = "BACKUP_FAILED"
+    status = 500
+    grpc = "INTERNAL"
+
+
+class BackupConflictError(BackupError):
+    """Not now: another operation runs, or what the backup needs is in use."""
+
+    code = "BACKUP_BUSY"
+    status = 409
+    grpc = "FAILED_PRECONDITION"
+
+
+class ArchiveError(BackupError):
+    """The archive or snapshot cannot be taken: it is damaged, unsafe, of a newer homed, or sealed for others."""
+
+    code = "BACKUP_DAMAGED"
+    status = 422
+    grpc = "DATA_LOSS"
+
+
+class BackupSpaceError(BackupError):
+    code = "BACKUP_NO_SPACE"
+    status = 507
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class RemoteError(BackupError):
+    """A target, or the repository of incremental backups, cannot be reached or refuses."""
+
+    code = "BACKUP_REMOTE"
+    status = 502
+    grpc = "UNAVAILABLE"

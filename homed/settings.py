@@ -9,7 +9,7 @@ from typing import Any
 
 from homed import atomic, config
 from homed.config import Config
-from homed.errors import ConfigError, FieldError, StoreError, ValidationError
+from homed.errors import ConfigError, FieldError, HomedError, StoreError, ValidationError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Settings:
         merged, self._base, self._overlay = config.load(file, overlay_file)
         self.current = self._checked(self._base, self._overlay) if self._override else merged
         self._started = self.current
+        self._before: tuple[dict[str, Any], dict[str, Any], Config] | None = None
         self._listeners: list[Listener] = []
         self._checks: list[Check] = []
         # A change and a reload come on threads of their own.
@@ -67,11 +68,7 @@ class Settings:
         over = config.without(over, config.FILE_ONLY)
         for check in self._checks:
             check(new)
-        try:
-            self._overlay_file.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write(self._overlay_file, json.dumps(over, indent=2, sort_keys=True).encode() + b"\n")
-        except OSError as error:
-            raise StoreError(f"{self._overlay_file}: cannot be written: {error}", code="CONFIG_NOT_SAVED") from error
+        self._write_overlay(_shown(over))
         self._overlay = over
         self.current = new
         return self.restart_required()
@@ -89,6 +86,37 @@ class Settings:
         self._base, self._overlay, self.current = base, over, new
         return self.restart_required()
 
+    def restore(self, overlay: bytes | None) -> list[str]:
+        """Take another overlay (JSON; None: none) over the file as it is now, as from a backup.
+
+        The answer: which fields need a restart. ConfigError or StoreError leave everything as it was.
+        """
+        with self._lock:
+            before = self._base, self._overlay, self.current
+            try:
+                self._write_overlay(overlay or b"{}\n")
+                restart = self._reload()
+            except HomedError:
+                self._write_overlay(_shown(before[1]))
+                raise
+            self._before = before
+            return restart
+
+    def take_back(self) -> None:
+        """Undo the last `restore`: the file is put back by who has changed it."""
+        with self._lock:
+            if self._before is not None:
+                self._write_overlay(_shown(self._before[1]))
+                self._base, self._overlay, self.current = self._before
+                self._before = None
+
+    def _write_overlay(self, data: bytes) -> None:
+        try:
+            self._overlay_file.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write(self._overlay_file, data)
+        except OSError as error:
+            raise StoreError(f"{self._overlay_file}: cannot be written: {error}", code="CONFIG_NOT_SAVED") from error
+
     def apply(self) -> None:
         """Tell the listeners what is in force now."""
         for listener in self._listeners:
@@ -101,6 +129,10 @@ class Settings:
 
     def _checked(self, base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
         return config.check(config.merge(config.merge(base, over), self._override))
+
+
+def _shown(overlay: Mapping[str, Any]) -> bytes:
+    return json.dumps(overlay, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def parse_change(body: object) -> Mapping[str, Any]:

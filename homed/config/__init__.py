@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from homed import validation
+from homed.config.backups import Backups
+from homed.config.section import Section
 from homed.errors import ConfigError, FieldError, ValidationError
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -24,10 +26,6 @@ PerMinute = Annotated[int, Meta(ge=1, le=1_000_000)]
 _DAY, _TIME = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", "([01][0-9]|2[0-3]):[0-5][0-9]"
 # Empty, or `02:00-04:00`, or `Sat,Sun 02:00-04:00`.
 WINDOW = rf"^(({_DAY}(,{_DAY})* )?{_TIME}-{_TIME})?$(?!\n)"
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the configuration; a field that it does not know is an error, so a typing mistake is seen."""
 
 
 class LogLevel(StrEnum):
@@ -188,6 +186,7 @@ class Config(Section, frozen=True):
     monitoring: Monitoring = Monitoring()
     containers: Containers = Containers()
     updates: Updates = Updates()
+    backups: Backups = Backups()
     log: Log = Log()
 
 
@@ -201,6 +200,7 @@ NEEDS_RESTART = (
     "monitoring.metrics_host",
     "monitoring.metrics_port",
     "containers.engine",
+    "backups.directory",
 )
 # What gives power over the board itself is for who can write the file, not for who holds a key.
 FILE_ONLY = (
@@ -210,6 +210,11 @@ FILE_ONLY = (
     "containers.engine",
     "updates.directory",
     "updates.checks",
+    "backups.directory",
+    "backups.encryption",
+    "backups.recipients",
+    "backups.repository",
+    "backups.targets",
 )
 
 

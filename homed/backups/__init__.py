@@ -1,0 +1,1 @@
+"""Backups of the board: archives and restic snapshots, made, kept, verified, copied and restored."""

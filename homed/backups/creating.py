@@ -1,0 +1,150 @@
+"""Making a backup, homed's side of it: what is to be in it, who is frozen when, and the worker that does it."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from homed.backups import grouping, launcher, names, secrets
+from homed.backups.boardstate import BoardState
+from homed.backups.capturing import Capturing
+from homed.backups.catalog import Catalog
+from homed.backups.conversation import Conversation
+from homed.backups.operations import Running
+from homed.backups.ports import Capture, Services
+from homed.backups.records import Backup, Type
+from homed.backups.wishes import Wish
+from homed.backups.worker.messages import Create, Done, Request
+from homed.clock import now
+from homed.config.backups import Backups as Config
+from homed.errors import BackupError
+
+JOURNAL = "journal.json"
+
+
+class Board(NamedTuple):
+    """What is the same for every operation. `work` holds a folder for each; `schema` is that of homed's database."""
+
+    state: Path
+    work: Path
+    name: str
+    architecture: str
+    homed: str
+    schema: int
+
+
+class Creating:
+    def __init__(
+        self,
+        board: Board,
+        catalog: Catalog,
+        services: Services,
+        own: BoardState,
+        start: launcher.Start,
+        config: Callable[[], Config],
+    ):
+        self._board = board
+        self._catalog = catalog
+        self._services = services
+        self._own = own
+        self._start = start
+        self._config = config
+
+    async def run(self, running: Running, wish: Wish) -> Mapping[str, object]:
+        """Make it. BackupError and what it is made of: then there is no backup, and no service is other than before."""
+        config, started = self._config(), time.monotonic()
+        seal = (
+            None if wish.type is Type.INCREMENTAL else await asyncio.to_thread(secrets.seal, config, self._board.state)
+        )
+        repository = (
+            await asyncio.to_thread(secrets.repository, config.repository, self._board.state)
+            if wish.type is Type.INCREMENTAL
+            else None
+        )
+        captures = await self._services.captures() if wish.include_data else []
+        grouped = grouping.group(captures)
+        draft = self._draft(wish, encrypted=seal is not None or repository is not None)
+        running.called(draft.name)
+        for missing in grouped.left_out:
+            running.warn(f"left out: {missing}")
+        async with workplace(self._board.work, running.id) as work:
+            state = self._board.work / "state"
+            await self._own.write(state)
+            request = Create(
+                draft=draft,
+                folder=str(self._catalog.folder),
+                work=str(work),
+                state=str(state),
+                groups=grouped.groups,
+                exclude=(str(self._catalog.folder), str(self._board.state)),
+                level=config.compression,
+                seal=seal,
+                must_seal=wish.type is Type.FULL and config.encryption != "off",
+                repository=repository,
+                parent=self._parent(wish.name) if repository is not None else None,
+            )
+            done = await self._with_worker(running, work, request, captures)
+        if done.backup is None:
+            raise BackupError("the worker has made no backup")
+        self._catalog.took(done.backup)
+        for section in done.backup.sections:
+            if section.changed_count:
+                running.warn(f"{section.name}: {section.changed_count} files changed while they were read")
+        return {"name": done.backup.name, "size": done.backup.size, "seconds": round(time.monotonic() - started, 3)}
+
+    async def _with_worker(self, running: Running, work: Path, request: Request, captures: Sequence[Capture]) -> Done:
+        async with launcher.worker(self._start, work) as connection:
+            conversation = Conversation(connection, running.tell, running.warn)
+            capturing = Capturing(self._services, captures, running.warn, conversation.kill)
+            await running.stopped_by(conversation)
+            try:
+                return await conversation.run(request, {"begin": capturing.begin, "end": capturing.end})
+            finally:
+                await running.stopped_by(None)
+                await asyncio.shield(capturing.end_all())
+
+    def _draft(self, wish: Wish, *, encrypted: bool) -> Backup:
+        extension = names.extension(wish.type, encrypted=encrypted)
+        at = now().replace(microsecond=0)
+        while self._catalog.find(name := str(names.Name(wish.name, at, extension))) is not None:
+            at += timedelta(seconds=1)
+        return Backup(
+            name=name,
+            type=wish.type,
+            created_at=at.astimezone(UTC),
+            size=0,
+            include_data=wish.include_data,
+            encrypted=encrypted,
+            homed=self._board.homed,
+            schema=self._board.schema,
+            board=self._board.name,
+            architecture=self._board.architecture,
+            services=tuple(sorted(self._services.records())),
+            schedule=wish.schedule,
+        )
+
+    def _parent(self, stem: str) -> str | None:
+        """The snapshot before: restic compares with it."""
+        found = [one for one in self._catalog.all() if one.type is Type.INCREMENTAL and one.snapshot]
+        same = [one for one in found if (name := names.parse(one.name)) is not None and name.stem == stem]
+        return next((one.snapshot for one in [*same, *found]), None)
+
+
+@asynccontextmanager
+async def workplace(root: Path, id: str) -> AsyncIterator[Path]:
+    """A folder for one operation; removed when the block is left, unless a restore is to be ended at the next start."""
+    path = root / id
+    try:
+        await asyncio.to_thread(os.makedirs, path, 0o700)
+    except OSError as error:
+        raise BackupError(f"{path} cannot be made: {error.strerror}") from error
+    try:
+        yield path
+    finally:
+        if not (path / JOURNAL).exists():
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""Errors that end an operation: kept in its record, and raised again for whoever waits for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from homed.backups.records import Failure, Operation
+from homed.errors import (
+    ArchiveError,
+    BackupConflictError,
+    BackupError,
+    BackupSpaceError,
+    ConflictError,
+    EngineError,
+    EngineUnavailableError,
+    FieldError,
+    HomedError,
+    NotFoundError,
+    RemoteError,
+    StoreError,
+    TooLargeError,
+    ValidationError,
+)
+
+_KINDS: Mapping[str, type[HomedError]] = {
+    **dict.fromkeys(
+        (
+            "BACKUP_BUSY", "BACKUP_CANCELLED", "BACKUP_EXISTS", "BACKUP_IN_USE", "NO_REPOSITORY", "OPERATION_ENDED",
+        ),
+        BackupConflictError,
+    ),
+    **dict.fromkeys(
+        ("BACKUP_DAMAGED", "BACKUP_UNSAFE", "BACKUP_VERSION", "BACKUP_KEY_WRONG", "BACKUP_KEY_MISSING"), ArchiveError
+    ),
+    **dict.fromkeys(
+        ("BACKUP_NOT_FOUND", "OPERATION_NOT_FOUND", "SCHEDULE_NOT_FOUND", "SERVICE_NOT_FOUND", "TARGET_NOT_FOUND"),
+        NotFoundError,
+    ),
+    "BACKUP_NO_SPACE": BackupSpaceError,
+    "BACKUP_REMOTE": RemoteError,
+    "CONFLICT": ConflictError,
+    "PAYLOAD_TOO_LARGE": TooLargeError,
+    "STORE_ERROR": StoreError,
+}  # fmt: skip
+_UNAVAILABLE = "unavailable"
+
+
+def failure_of(error: HomedError) -> Failure:
+    details = dict(error.details)
+    if isinstance(error, EngineUnavailableError):
+        details[_UNAVAILABLE] = True
+    return Failure(error.code, error.message, details)
+
+
+def raised(failure: Failure) -> HomedError:
+    """The error that a failure tells of, with the status that its code has."""
+    code, message, details = failure.code, failure.message, dict(failure.details)
+    if code == ValidationError.code:
+        return ValidationError(_fields(details), message)
+    if code == EngineError.code:
+        away = details.pop(_UNAVAILABLE, False)
+        return (EngineUnavailableError if away else EngineError)(message, details=details)
+    return _KINDS.get(code, BackupError)(message, code=code, details=details)
+
+
+def error_of(operation: Operation) -> HomedError:
+    """The error that an operation ended with; `details.operation_id` says which."""
+    failure = operation.failure or Failure("BACKUP_FAILED", f"the {operation.kind} is {operation.state}")
+    error = raised(failure)
+    error.details.update(operation_id=operation.id, name=operation.backup)
+    return error
+
+
+def _fields(details: Mapping[str, object]) -> list[FieldError]:
+    errors: Any = details.get("errors")
+    if not isinstance(errors, list | tuple):
+        return []
+    return [
+        FieldError(str(one.get("field", "")), str(one.get("message", ""))) for one in errors if isinstance(one, Mapping)
+    ]

@@ -1,0 +1,130 @@
+"""What homed knows of each backup, and of each operation on one. Plain data: it says, and decides nothing."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+
+class Type(StrEnum):
+    """`full`: one archive that needs nothing else. `incremental`: a snapshot in the restic repository."""
+
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """One tree of a backup. `kind` is `state`, `volume` or `path`; `name` the volume's name or the path on the board.
+
+    `prefix` is where it stands in the archive (`volumes/data`), `stored` where it lay when it was read. `users` are
+    the services that mount it; `single` where the path is a file. `changed` are files that changed while they were read
+    and could not be read in peace (at most 100 names), `changed_count` how many. `cloned`: read from a clone made in an
+    instant. `snapshot` is the restic snapshot that holds it, where it is not the backup's own.
+    """
+
+    kind: str
+    name: str
+    prefix: str
+    users: tuple[str, ...] = ()
+    single: bool = False
+    stored: str = ""
+    members: int = 0
+    size: int = 0
+    capture: str = "live"
+    cloned: bool = False
+    snapshot: str | None = None
+    changed: tuple[str, ...] = ()
+    changed_count: int = 0
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """One backup, as its record beside it (`NAME.json`) and the API tell. `size` in bytes, on the disk or added to the
+    repository; `data_size` is what it holds.
+    """
+
+    name: str
+    type: Type
+    created_at: datetime
+    size: int
+    data_size: int = 0
+    members: int = 0
+    include_data: bool = True
+    encrypted: bool = False
+    homed: str = ""
+    schema: int = 0
+    board: str = ""
+    architecture: str = ""
+    services: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = ()
+    schedule: str | None = None
+    duration: float = 0.0
+    snapshot: str | None = None
+    repository: str | None = None
+    verified_at: datetime | None = None
+    damage: str | None = None
+    copies: tuple[str, ...] = ()
+    uploaded: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is known to be wrong with it."""
+        return self.damage is None
+
+
+class OperationKind(StrEnum):
+    CREATE = "create"
+    RESTORE = "restore"
+    VERIFY = "verify"
+    COPY = "copy"
+    RECEIVE = "receive"
+    DELETE = "delete"
+    PRUNE = "prune"
+    RECOVER = "recover"
+
+
+class State(StrEnum):
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an operation failed: a stable code, and words for people."""
+
+    code: str
+    message: str
+    details: Mapping[str, object] = {}
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an operation is. `service` is the one being captured; `remaining` an estimate in seconds."""
+
+    phase: str = "preparing"
+    bytes: int = 0
+    bytes_total: int | None = None
+    files: int = 0
+    service: str | None = None
+    percent: float | None = None
+    remaining: float | None = None
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of something on a backup. `schedule` names the schedule that began it; `result` is what it tells."""
+
+    id: str
+    kind: OperationKind
+    backup: str
+    state: State = State.RUNNING
+    progress: Progress = Progress()
+    started_at: datetime
+    finished_at: datetime | None = None
+    schedule: str | None = None
+    failure: Failure | None = None
+    warnings: Sequence[str] = ()
+    result: Mapping[str, object] = {}
+
+    @property
+    def ended(self) -> bool:
+        return self.state is not State.RUNNING

@@ -1,0 +1,289 @@
+"""Putting a backup back, homed's side of it: what goes where, who is stopped meanwhile, and homed's own records."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from homed import atomic
+from homed.backups import boardstate, launcher, planning, secrets
+from homed.backups.boardstate import BoardState, Saved
+from homed.backups.catalog import Catalog
+from homed.backups.conversation import Conversation
+from homed.backups.creating import JOURNAL, Board, workplace
+from homed.backups.operations import Running
+from homed.backups.ports import Services
+from homed.backups.records import Backup, Section, Type
+from homed.backups.wishes import RestoreWish
+from homed.backups.worker.messages import Plan, Recover, Restore, Tree
+from homed.config.backups import Backups as Config
+from homed.errors import BackupConflictError, BackupError, HomedError, ValidationError
+
+log = logging.getLogger(__name__)
+STEP = "restore.json"
+_WHY = "its data is being restored"
+_RUNS_WITHIN = 60.0
+_OWN = "own"
+
+
+class Settings(Protocol):
+    """The configuration, as far as a restore changes it."""
+
+    def restore(self, overlay: bytes | None) -> list[str]: ...
+
+    def take_back(self) -> None: ...
+
+    def reload(self) -> list[str]: ...
+
+    def apply(self) -> None: ...
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What homed has to do once the trees are swapped: kept on the disk, so that a homed that was killed can."""
+
+    held: tuple[str, ...]
+    services: tuple[str, ...]
+    config: bool
+    keys: bool
+
+
+class Restoring:
+    def __init__(
+        self,
+        board: Board,
+        catalog: Catalog,
+        services: Services,
+        own: BoardState,
+        settings: Settings,
+        start: launcher.Start,
+        config: Callable[[], Config],
+    ):
+        self._board = board
+        self._catalog = catalog
+        self._services = services
+        self._own = own
+        self._settings = settings
+        self._start = start
+        self._config = config
+
+    async def run(self, running: Running, backup: Backup, wish: RestoreWish) -> Mapping[str, object]:
+        """Put it back, or say what would change. HomedError: then the board is as it was."""
+        incremental = backup.type is Type.INCREMENTAL
+        repository = None
+        if incremental:
+            repository = await asyncio.to_thread(secrets.repository, self._config().repository, self._board.state)
+        async with workplace(self._board.work, running.id) as work:
+            one = _One(self, running, wish, work)
+            request = Restore(
+                name=backup.name,
+                folder=str(self._catalog.folder),
+                work=str(work),
+                path="" if incremental else str(self._catalog.path(backup)),
+                unlock=wish.unlock,
+                repository=repository,
+                record=backup if incremental else None,
+            )
+            async with launcher.worker(self._start, work) as connection:
+                conversation = Conversation(connection, running.tell, running.warn)
+                await running.stopped_by(conversation)
+                try:
+                    done = await conversation.run(request, {"plan": one.plan, "stop": one.stop, "apply": one.apply})
+                finally:
+                    await running.stopped_by(None)
+                    await asyncio.shield(one.release())
+        if wish.dry_run:
+            return {"plan": {**one.shown, "changes": done.data.get("changes", [])}}
+        running.phase("starting")
+        not_running = await self._services.settle(one.restarted, _RUNS_WITHIN)
+        return {"restored": one.shown, "not_running": not_running}
+
+    async def recover(self, running: Running, work: Path) -> Mapping[str, object]:
+        """End a restore that was under way when homed was killed; its services are held by `held_by` until then."""
+        step = read_step(work)
+
+        async def apply(_: Mapping[str, object]) -> Mapping[str, object]:
+            await self.apply(step, work)
+            return {}
+
+        try:
+            async with launcher.worker(self._start, work) as connection:
+                conversation = Conversation(connection, running.tell, running.warn)
+                done = await conversation.run(Recover(work=str(work), applied=False), {"apply": apply})
+        finally:
+            await self._services.release(step.held)
+        async with workplace(work.parent, work.name):
+            pass  # nothing in it is needed any more
+        return done.data
+
+    async def apply(self, step: Step, work: Path) -> list[str]:
+        """homed's own records, once the trees are swapped: which fields need a restart. Done twice it does no more.
+
+        HomedError: all is as it was, but for keys, which are only ever added.
+        """
+        saved = await asyncio.to_thread(boardstate.read, work / _OWN)
+        await self._own.put(saved, keys=step.keys)
+        restart: list[str] = []
+        if step.config:
+            restart = await asyncio.to_thread(self._settings.restore, saved.overlay)
+        try:
+            await self._services.put({name: saved.services[name] for name in step.services})
+        except HomedError:
+            if step.config:
+                await asyncio.to_thread(self._settings.take_back)
+            raise
+        if step.config:
+            self._settings.apply()
+        return restart
+
+    async def plan(
+        self, backup: Backup, saved: Saved, wish: RestoreWish, running: Running
+    ) -> tuple[Plan, Step, dict[str, object]]:
+        """What goes where. HomedError where it may not; for a dry run nothing is made."""
+        planning.check_version(backup, wish, self._board.schema)
+        chosen = planning.choose(backup, saved, wish)
+        self._check(backup, chosen, saved)
+        if backup.architecture and backup.architecture != self._board.architecture:
+            running.warn(
+                f"it was made on {backup.architecture}, and this board is {self._board.architecture}: "
+                "images and binary data may not fit"
+            )
+        captures = await self._services.captures()
+        trees = [Tree(section, await self._target(section, wish)) for section in chosen.sections]
+        targets = [tree.target for tree in trees if tree.target]
+        held = planning.affected(captures, chosen.services, targets)
+        strangers = await self._services.strangers(targets, held)
+        if strangers:
+            raise BackupConflictError(
+                f"{', '.join(strangers)} runs on what is to be replaced, and is not homed's: stop it first",
+                code="BACKUP_IN_USE",
+                details={"containers": strangers},
+            )
+        config = wish.config and (saved.has_config or saved.overlay is not None)
+        shown: dict[str, object] = {
+            "services": planning.acts(chosen.services, self._services.records(), _same),
+            "volumes": [_shown(tree) for tree in trees],
+            "stopped_meanwhile": held,
+            "config": config,
+            "keys": wish.keys,
+        }
+        if config and saved.has_config:
+            trees.append(Tree(_CONFIG, str(self._own.config_file)))
+        step = Step(held=tuple(held), services=tuple(chosen.services), config=config, keys=wish.keys)
+        return Plan(tuple(trees), wish.dry_run), step, shown
+
+    def _check(self, backup: Backup, chosen: planning.Chosen, saved: Saved) -> None:
+        problems = self._services.problems(chosen.services)
+        if problems:
+            raise ValidationError(problems)
+        users = {name for section in chosen.sections for name in section.users}
+        theirs = {name: saved.services[name] for name in users if name in saved.services}
+        allowed = self._services.paths(self._services.records())
+        allowed |= {
+            path
+            for name, record in theirs.items()
+            if not self._services.problems({name: record}, alone=True)
+            for path in self._services.paths({name: record})
+        }
+        planning.check_paths(chosen.sections, allowed)
+
+    async def _target(self, section: Section, wish: RestoreWish) -> str:
+        if section.kind == "path":
+            return section.name
+        if wish.dry_run:
+            return await self._services.find_volume(section.name) or ""
+        return await self._services.make_volume(section.name)
+
+    async def hold(self, step: Step) -> None:
+        await self._services.hold(step.held, _WHY)
+
+    async def release(self, step: Step) -> None:
+        await self._services.release(step.held)
+
+
+class _One:
+    """One restore under way: its answers to the worker."""
+
+    def __init__(self, restoring: Restoring, running: Running, wish: RestoreWish, work: Path):
+        self._restoring = restoring
+        self._running = running
+        self._wish = wish
+        self._work = work
+        self._step: Step | None = None
+        self._held = False
+        self.shown: dict[str, object] = {}
+
+    @property
+    def restarted(self) -> list[str]:
+        return [] if self._step is None else sorted({*self._step.held, *self._step.services})
+
+    async def plan(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        backup = msgspec.convert(data["backup"], Backup)
+        saved = await asyncio.to_thread(boardstate.read, self._work / _OWN)
+        plan, step, self.shown = await self._restoring.plan(backup, saved, self._wish, self._running)
+        self._step = step
+        if not plan.dry_run:
+            await asyncio.to_thread(_write_step, self._work, step)
+        shown: dict[str, object] = msgspec.to_builtins(plan)
+        return shown
+
+    async def stop(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        assert self._step is not None
+        self._held = True
+        await self._restoring.hold(self._step)
+        return {}
+
+    async def apply(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        assert self._step is not None
+        restart = await self._restoring.apply(self._step, self._work)
+        if restart:
+            self.shown["restart_required"] = restart
+        return {}
+
+    async def release(self) -> None:
+        """Not where a restore is to be ended at the next start: its services must not see half of it."""
+        if self._step is not None and self._held and not (self._work / JOURNAL).exists():
+            await self._restoring.release(self._step)
+
+
+_CONFIG = Section(kind="config", name="homed.toml", prefix="", single=True)
+
+
+def _write_step(work: Path, step: Step) -> None:
+    try:
+        atomic.write(work / STEP, msgspec.json.encode(step))
+    except OSError as error:
+        raise BackupError(f"the restore cannot be written down: {error.strerror}") from error
+
+
+def read_step(work: Path) -> Step:
+    """What was to be done there; nothing, where it had not come so far."""
+    try:
+        return msgspec.json.decode((work / STEP).read_bytes(), type=Step)
+    except (OSError, msgspec.MsgspecError):
+        return Step(held=(), services=(), config=False, keys=False)
+
+
+def interrupted(root: Path) -> list[Path]:
+    """The folders of restores that a killed homed has left."""
+    return sorted(path.parent for path in root.glob(f"*/{JOURNAL}"))
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    """Whether two records of a service ask for the same."""
+    first, second = msgspec.json.decode(one), msgspec.json.decode(other)
+    return all(first.get(field) == second.get(field) for field in ("spec", "enabled", "stopped"))
+
+
+def _shown(tree: Tree) -> dict[str, object]:
+    section = tree.section
+    return {
+        "name": section.name,
+        "kind": section.kind,
+        "target": tree.target,
+        "act": "replace" if tree.target and Path(tree.target).exists() else "create",
+        "size": section.size,
+        "members": section.members,
+    }

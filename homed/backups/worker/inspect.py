@@ -1,0 +1,48 @@
+"""Reading a backup to its end: is it whole, and, where it came from elsewhere, what is it."""
+
+from pathlib import Path
+
+import msgspec
+
+from homed.backups import names
+from homed.backups.archive import seal
+from homed.backups.archive import verify as archive
+from homed.backups.records import Backup
+from homed.backups.worker.context import Watch
+from homed.backups.worker.messages import Verify
+from homed.clock import now
+from homed.errors import ArchiveError
+
+
+def verify(request: Verify, watch: Watch) -> Backup | None:
+    """The record, as it is found to be. None for a snapshot: that its repository is whole is all there is to say."""
+    if request.repository is not None:
+        from homed.backups.worker import restic
+
+        restic.check(request.repository, Path(request.work), watch)
+        return None
+    path = Path(request.path)
+    size = path.stat().st_size
+    watch.phase("verifying", total=size)
+    backup = archive.verify(path, Path(request.work) / "manifest", request.unlock, watch)
+    _check_name(request.name, path, backup)
+    return msgspec.structs.replace(
+        backup,
+        name=request.name,
+        size=size,
+        encrypted=seal.is_sealed(path),
+        verified_at=now(),
+        damage=None,
+        uploaded=request.upload,
+    )
+
+
+def _check_name(name: str, path: Path, backup: Backup) -> None:
+    """ArchiveError where the name tells of another backup, or of a sealed one that is not."""
+    given, own = names.parse(name), names.parse(backup.name)
+    if given is None or own is None or given.at != own.at:
+        raise ArchiveError(f"this is {backup.name}, and not {name}", code="BACKUP_UNSAFE")
+    if (given.extension == names.SEALED) != seal.is_sealed(path):
+        raise ArchiveError(f"what {name} holds is not what its name says", code="BACKUP_UNSAFE")
+
+

@@ -1,0 +1,93 @@
+"""What a swap has written down before it does it, so that the next start of homed can end it either way."""
+
+import errno
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from homed import atomic
+from homed.backups.worker.staging import Place
+from homed.errors import BackupError, BackupSpaceError
+
+_NAME = "journal.json"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Phase(StrEnum):
+    """`staging`: no target was touched. `swapping`: some may be new. `swapped`: all are. `undone`: all are old again.
+    `finishing`: all are new, and of the old ones some may be gone.
+    """
+
+    STAGING = "staging"
+    SWAPPING = "swapping"
+    SWAPPED = "swapped"
+    UNDONE = "undone"
+    FINISHING = "finishing"
+
+
+class Attributes(msgspec.Struct, frozen=True):
+    """Of a folder that cannot be renamed, as it is a mount point. Times in nanoseconds."""
+
+    mode: int
+    uid: int
+    gid: int
+    accessed: int
+    modified: int
+    xattrs: Mapping[str, bytes] = {}
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One target. `old` and `new` are the inodes' numbers of what stood there (None: nothing) and of what comes.
+
+    `base` and `filesystem` tell whether the folder of the staged tree is the one that it was: its inode's number, and
+    that of its filesystem. `made` are the folders above the target that the swap makes.
+    """
+
+    place: Place
+    base: int
+    filesystem: int
+    old: int | None = None
+    new: int | None = None
+    made: tuple[Path, ...] = ()
+    before: Attributes | None = None
+    after: Attributes | None = None
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    phase: Phase
+    id: str
+    items: tuple[Item, ...]
+
+
+def save(work: Path, journal: Journal) -> None:
+    try:
+        data = msgspec.json.encode(journal, enc_hook=str)
+    except UnicodeEncodeError as error:
+        raise BackupError("a path is not UTF-8, and cannot be written down") from error
+    try:
+        atomic.write(work / _NAME, data)
+    except OSError as error:
+        kind = BackupSpaceError if error.errno in FULL else BackupError
+        raise kind(f"the journal of the restore cannot be written: {error.strerror}") from error
+
+
+def load(work: Path) -> Journal | None:
+    """None where nothing was begun. BackupError where it cannot be read."""
+    try:
+        data = (work / _NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BackupError(f"the journal of a restore cannot be read: {error.strerror}") from error
+    try:
+        return msgspec.json.decode(data, type=Journal, dec_hook=lambda kind, text: kind(text))
+    except (ValueError, RecursionError) as error:
+        raise BackupError(f"the journal of a restore, {work / _NAME}, is damaged: {error}") from error
+
+
+def drop(work: Path) -> None:
+    """The last step of every swap."""
+    (work / _NAME).unlink(missing_ok=True)
+    atomic.sync_folder(work)

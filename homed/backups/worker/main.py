@@ -1,0 +1,97 @@
+"""The worker's main: one request over the socket in its folder, one answer."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import assert_never
+
+from homed.backups.worker.channel import Channel
+from homed.backups.worker.context import Stopped
+from homed.backups.worker.messages import Copy, Create, Done, Failed, Forget, Recover, Request, Restore, Verify
+from homed.errors import HomedError
+
+log = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def main(work: Path) -> int:
+    """0 where homed was told how it ended, 1 where homed could not be reached."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    os.umask(0o077)
+    try:
+        with _alone(work), Channel(work) as channel:
+            try:
+                channel.send(_done(channel.request(), channel))
+            except Stopped:
+                channel.send(Failed("BACKUP_CANCELLED", "it was cancelled: the board is as it was", cancelled=True))
+            except HomedError as error:
+                channel.send(Failed(error.code, error.message, error.details))
+            except (OSError, subprocess.SubprocessError) as error:
+                log.exception("The operation failed")
+                channel.send(_failed(error))
+    except OSError as error:
+        print(f"homed: {work}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """One worker at a time in a folder: what recovers waits until the one that was left alone has ended."""
+    with (work / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _failed(error: Exception) -> Failed:
+    number = error.errno if isinstance(error, OSError) else None
+    full = number in _FULL
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return Failed("BACKUP_NO_SPACE" if full else "BACKUP_FAILED", f"{where}{said}")
+
+
+def _done(request: Request, channel: Channel) -> Done:
+    """Each kind imports what it needs: what lies on the board is seldom all used."""
+    match request:
+        case Create():
+            from homed.backups.worker import create
+
+            make = create.full if request.repository is None else create.incremental
+            return Done(make(request, channel))
+        case Verify():
+            from homed.backups.worker import inspect
+
+            return Done(inspect.verify(request, channel.context))
+        case Restore():
+            from homed.backups.worker import restore
+
+            return Done(data=restore.restore(request, channel))
+        case Recover():
+            from homed.backups.worker import restore
+
+            return Done(data=restore.recover(request, channel))
+        case Copy():
+            return Done(data=_copied(request, channel))
+        case Forget():
+            from homed.backups.worker import restic
+
+            restic.forget(request.repository, request.snapshots, Path(request.work), channel.context)
+            return Done()
+        case _:
+            assert_never(request)
+
+
+def _copied(request: Copy, channel: Channel) -> Mapping[str, object]:
+    from homed.backups.worker import copies
+
+    copies.copy(request, channel.context)
+    return {}
+
+
