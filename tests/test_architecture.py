@@ -16,7 +16,8 @@ CAPABILITIES = frozenset({"containers", "access", "host", "backups", "updates", 
 BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model"})
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
-    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store"}) | BASE,
+    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store", "cli_backup", "backups"}) | BASE,
+    "cli_backup": frozenset({"backups"}) | BASE,
     "daemon": frozenset({"api", "observation", "probes", "settings", "state", "store", "bus"}) | CAPABILITIES | BASE,
     "api": frozenset({"settings", "store"}) | CAPABILITIES | BASE,
     "observation": frozenset({"store"}) | CAPABILITIES | BASE,
@@ -49,6 +50,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "psutil": ("host/",),
     "jwt": ("access/",),
     "cryptography": ("api/certificates.py", "updates/bundle.py"),
+    "isal": ("backups/archive/",),
+    "pyrage": ("backups/archive/age.py",),
     "aiohttp": ("api/", "containers/streams.py", "updates/"),
     "multidict": ("api/",),
 }

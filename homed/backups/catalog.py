@@ -78,14 +78,14 @@ class Catalog:
             if name is not None and name.extension and not (self.folder / str(name)).exists():
                 path.unlink(missing_ok=True)
 
-    def unknown(self) -> list[str]:
+    def unknown(self) -> list[Path]:
         """Archives without a record: put here by hand. Nothing is known of them until they were read."""
-        found = []
+        found: list[Path] = []
         with contextlib.suppress(OSError):
             for path in sorted(self.folder.iterdir()):
                 name = names.parse(path.name)
                 if name is not None and name.extension and path.name not in self._backups and path.is_file():
-                    found.append(path.name)
+                    found.append(path)
         return found
 
     def all(self) -> list[Backup]:

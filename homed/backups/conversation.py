@@ -54,7 +54,7 @@ class Conversation:
 
     async def _until_done(self, answers: Mapping[str, Answer]) -> Done:
         while line := await self._line():
-            message = _decode.decode(line)
+            message: FromWorker = _decode.decode(line)
             if isinstance(message, Told):
                 self._told(message.progress)
             elif isinstance(message, Warned):

@@ -22,7 +22,7 @@ from homed.backups.wishes import Wish
 from homed.backups.worker.messages import Create, Done, Request
 from homed.clock import now
 from homed.config.backups import Backups as Config
-from homed.errors import BackupError
+from homed.errors import BackupConflictError, BackupError
 
 JOURNAL = "journal.json"
 
@@ -55,7 +55,15 @@ class Creating:
         self._start = start
         self._config = config
 
-    async def run(self, running: Running, wish: Wish) -> Mapping[str, object]:
+    def name(self, wish: Wish) -> names.Name:
+        """What a backup that is made now is called: no other one has that name."""
+        encrypted = wish.type is Type.FULL and self._config().encryption != "off"
+        name = names.Name(wish.name, now().replace(microsecond=0), names.extension(wish.type, encrypted=encrypted))
+        while self._catalog.find(str(name)) is not None:
+            name = name._replace(at=name.at + timedelta(seconds=1))
+        return name
+
+    async def run(self, running: Running, name: names.Name, wish: Wish) -> Mapping[str, object]:
         """Make it. BackupError and what it is made of: then there is no backup, and no service is other than before."""
         config, started = self._config(), time.monotonic()
         seal = (
@@ -68,8 +76,9 @@ class Creating:
         )
         captures = await self._services.captures() if wish.include_data else []
         grouped = grouping.group(captures)
-        draft = self._draft(wish, encrypted=seal is not None or repository is not None)
-        running.called(draft.name)
+        draft = self._draft(name, wish, encrypted=seal is not None or repository is not None)
+        if (seal is not None) != (name.extension == names.SEALED):
+            raise BackupConflictError("the configuration changed meanwhile: try again")
         for missing in grouped.left_out:
             running.warn(f"left out: {missing}")
         async with workplace(self._board.work, running.id) as work:
@@ -108,15 +117,11 @@ class Creating:
                 await running.stopped_by(None)
                 await asyncio.shield(capturing.end_all())
 
-    def _draft(self, wish: Wish, *, encrypted: bool) -> Backup:
-        extension = names.extension(wish.type, encrypted=encrypted)
-        at = now().replace(microsecond=0)
-        while self._catalog.find(name := str(names.Name(wish.name, at, extension))) is not None:
-            at += timedelta(seconds=1)
+    def _draft(self, name: names.Name, wish: Wish, *, encrypted: bool) -> Backup:
         return Backup(
-            name=name,
+            name=str(name),
             type=wish.type,
-            created_at=at.astimezone(UTC),
+            created_at=name.at.astimezone(UTC),
             size=0,
             include_data=wish.include_data,
             encrypted=encrypted,

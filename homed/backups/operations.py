@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from homed.backups.failures import failure_of
 from homed.backups.records import Failure, Operation, OperationKind, Progress, State
 from homed.clock import now
 from homed.errors import BackupConflictError, BackupError, HomedError, NotFoundError
@@ -60,10 +61,6 @@ class Running:
             warnings = (*self.operation.warnings, message)
             self._change(msgspec.structs.replace(self.operation, warnings=warnings))
 
-    def called(self, backup: str) -> None:
-        """The name of the backup that it is about, known only now."""
-        self._change(msgspec.structs.replace(self.operation, backup=backup))
-
     def check(self) -> None:
         """BackupError (BACKUP_CANCELLED) where it was cancelled."""
         if self.cancelled:
@@ -83,6 +80,11 @@ class Running:
     def _change(self, operation: Operation) -> None:
         self.operation = operation
         self._told(operation)
+
+
+def _interrupted(operation: Operation) -> Operation:
+    failure = Failure("BACKUP_INTERRUPTED", "homed ended while it ran")
+    return msgspec.structs.replace(operation, state=State.FAILED, failure=failure, finished_at=now())
 
 
 def cancelled() -> BackupError:
@@ -132,14 +134,18 @@ class Operations:
             raise NotFoundError(f"there is no operation '{id[:64]}'", code="OPERATION_NOT_FOUND")
         return self._all[id]
 
-    async def begin(self, kind: OperationKind, backup: str, work: Work, *, schedule: str | None = None) -> Operation:
-        """Have `work` done. BackupConflictError (BACKUP_BUSY) where another one runs."""
+    def check(self) -> None:
+        """BackupConflictError (BACKUP_BUSY) where an operation is under way."""
         if self._running is not None:
             other = self._running.operation
             raise BackupConflictError(
                 f"a {other.kind} of {other.backup} is under way: try again when it has ended, or cancel it",
                 details={"operation_id": other.id, "kind": str(other.kind), "backup": other.backup},
             )
+
+    async def begin(self, kind: OperationKind, backup: str, work: Work, *, schedule: str | None = None) -> Operation:
+        """Have `work` done. BackupConflictError (BACKUP_BUSY) where another one runs."""
+        self.check()
         operation = Operation(id=os.urandom(8).hex(), kind=kind, backup=backup, started_at=now(), schedule=schedule)
         running = self._running = Running(operation, self._told)
         self._all[operation.id] = operation
@@ -155,7 +161,7 @@ class Operations:
 
     async def wait(self, id: str) -> Operation:
         """Until it has ended."""
-        while self._task is not None and not self.get(id).ended:
+        while not self.get(id).ended and self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
         return self.get(id)
 
@@ -172,6 +178,10 @@ class Operations:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for operation in self.all():
+            if not operation.ended:
+                # On the disk it stays as it is: the next start says what became of it.
+                self._all[operation.id] = _interrupted(operation)
 
     async def _run(self, running: Running, work: Work) -> None:
         try:
@@ -194,7 +204,7 @@ class Operations:
             result = dict(await work(running))
         except HomedError as error:
             state = State.CANCELLED if error.code == "BACKUP_CANCELLED" else State.FAILED
-            failure = Failure(error.code, error.message, error.details)
+            failure = failure_of(error)
         except Exception:
             log.exception("An operation on backups failed")
             state, failure = State.FAILED, Failure("INTERNAL_ERROR", "an internal error: the log says more")

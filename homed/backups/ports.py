@@ -1,47 +1,12 @@
 """What backups need of the rest of the board: given by the composition root, so that a test can give its own."""
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from homed.errors import FieldError
+from homed.model import Capture, Hook, Mode, Source
 
-
-class Mode(StrEnum):
-    """How a service's data is captured: while it runs, while its control group is frozen, or while it is stopped."""
-
-    LIVE = "live"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-
-
-class Hook(NamedTuple):
-    """A command that is run in the container (by its shell where it is a string), and its deadline in seconds."""
-
-    command: str | tuple[str, ...]
-    timeout: float
-
-
-class Source(NamedTuple):
-    """Data that a service mounts. `kind` is `volume` or `path`, `name` the volume's name or the path, `path` where it
-    lies on the board. `left_out` says why it is no part of a backup, where it is none.
-    """
-
-    kind: str
-    name: str
-    path: str
-    left_out: str = ""
-
-
-class Capture(NamedTuple):
-    """One service: how it wants to be captured, and what of. `running`: its container is up, and not paused by hand."""
-
-    service: str
-    mode: Mode
-    sources: tuple[Source, ...]
-    before: Hook | None = None
-    after: Hook | None = None
-    running: bool = True
+__all__ = ["Capture", "Hook", "Mode", "Services", "Source"]
 
 
 class Services(Protocol):

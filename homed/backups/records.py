@@ -1,6 +1,6 @@
 """What homed knows of each backup, and of each operation on one. Plain data: it says, and decides nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
@@ -20,7 +20,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     `prefix` is where it stands in the archive (`volumes/data`), `stored` where it lay when it was read. `users` are
     the services that mount it; `single` where the path is a file. `changed` are files that changed while they were read
     and could not be read in peace (at most 100 names), `changed_count` how many. `cloned`: read from a clone made in an
-    instant. `snapshot` is the restic snapshot that holds it, where it is not the backup's own.
+    instant. `snapshot` is the restic snapshot that holds it, where it is not the backup's own. `offset` and `length`:
+    where its members stand in the archive, in bytes of the tar before it is compressed.
     """
 
     kind: str
@@ -36,6 +37,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: str | None = None
     changed: tuple[str, ...] = ()
     changed_count: int = 0
+    offset: int = 0
+    length: int = 0
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +125,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     schedule: str | None = None
     failure: Failure | None = None
-    warnings: Sequence[str] = ()
+    warnings: tuple[str, ...] = ()
     result: Mapping[str, object] = {}
 
     @property

@@ -172,7 +172,8 @@ class Restoring:
         if config and saved.has_config:
             trees.append(Tree(_CONFIG, str(self._own.config_file)))
         step = Step(held=tuple(held), services=tuple(chosen.services), config=config, keys=wish.keys)
-        return Plan(tuple(trees), wish.dry_run), step, shown
+        writable = tuple(sorted({source.path for capture in captures for source in capture.sources if source.path}))
+        return Plan(tuple(trees), wish.dry_run, writable), step, shown
 
     def _check(self, backup: Backup, chosen: planning.Chosen, saved: Saved) -> None:
         problems = self._services.problems(chosen.services)

@@ -32,6 +32,10 @@ _decode = msgspec.json.Decoder(FromHomed)
 _LONGEST = 64 << 20
 
 
+class Gone(Stopped):
+    """homed went away while it was asked something: nobody knows whether it has done it."""
+
+
 class Channel:
     """Connected to the socket in the operation's folder. OSError where homed is not there."""
 
@@ -59,13 +63,13 @@ class Channel:
         return request
 
     def ask(self, what: str, **data: object) -> Reply:
-        """Wait until homed has done it. BackupError where it could not; Stopped where it is gone."""
+        """Wait until homed has done it. BackupError where it could not; Gone where it went away."""
         self.context.check()
         self.send(Ask(what, data))
         while isinstance(reply := self._replies.get(), Cancel):
             self.context.check()  # where it is shielded, the answer is still waited for
         if reply is None:
-            raise Stopped
+            raise Gone
         if reply.error is not None:
             raise BackupError(reply.error, code=reply.code)
         return reply

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ Pack = Callable[[Section, Path], Section]
 
 def full(request: Create, channel: Channel) -> Backup:
     """An archive of its own. Nothing of it is left where this fails."""
-    folder = Path(request.folder)
+    folder, started = Path(request.folder), time.monotonic()
     partial = folder / f"{catalog.PARTIAL}{Path(request.work).name}"
     watch = channel.context
     try:
@@ -41,6 +42,7 @@ def full(request: Create, channel: Channel) -> Backup:
             backup = packer.finish()
         _check_sealed(request, partial)
         watch.check()
+        backup = msgspec.structs.replace(backup, duration=round(time.monotonic() - started, 3))
         publish(folder, partial, backup)
     except BaseException:
         partial.unlink(missing_ok=True)

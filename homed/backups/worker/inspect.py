@@ -44,5 +44,3 @@ def _check_name(name: str, path: Path, backup: Backup) -> None:
         raise ArchiveError(f"this is {backup.name}, and not {name}", code="BACKUP_UNSAFE")
     if (given.extension == names.SEALED) != seal.is_sealed(path):
         raise ArchiveError(f"what {name} holds is not what its name says", code="BACKUP_UNSAFE")
-
-

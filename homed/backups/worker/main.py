@@ -93,5 +93,3 @@ def _copied(request: Copy, channel: Channel) -> Mapping[str, object]:
 
     copies.copy(request, channel.context)
     return {}
-
-

@@ -83,10 +83,13 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be put back. `dry_run`: it is only said what would change."""
+    """What is to be put back. `writable` are the paths that containers can write: there no link is to be trusted.
+    `dry_run`: it is only said what would change.
+    """
 
     trees: tuple[Tree, ...]
     dry_run: bool = False
+    writable: tuple[str, ...] = ()
 
 
 class Restore(msgspec.Struct, frozen=True, kw_only=True, tag=True):

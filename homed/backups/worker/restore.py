@@ -10,13 +10,15 @@ import msgspec
 from homed.backups import boardstate
 from homed.backups.archive import unpack, verify
 from homed.backups.records import Backup, Section
-from homed.backups.worker import staging, swap
-from homed.backups.worker.channel import Channel
+from homed.backups.worker import journal, staging, swap
 from homed.backups.worker.changes import Changes
-from homed.backups.worker.context import Watch
+from homed.backups.worker.channel import Channel, Gone
+from homed.backups.worker.context import Stopped, Watch
 from homed.backups.worker.messages import Plan, Recover, Restore, Tree
 from homed.backups.worker.snapshots import Snapshots
-from homed.errors import ArchiveError, BackupSpaceError
+from homed.backups.worker.staging import Place
+from homed.backups.worker.swap import Swap
+from homed.errors import ArchiveError, BackupSpaceError, HomedError
 
 OWN = "own"  # where in the operation's folder homed's own state is unpacked, for homed to read
 
@@ -29,9 +31,7 @@ def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
     own = work / OWN
     own.mkdir(mode=0o700)
     held.unpack([(_state_of(backup), own)])
-    plan = msgspec.convert(
-        channel.ask("plan", backup=msgspec.to_builtins(backup)).data, Plan, str_keys=True
-    )
+    plan = msgspec.convert(channel.ask("plan", backup=msgspec.to_builtins(backup)).data, Plan, str_keys=True)
     if plan.dry_run:
         return {"changes": held.changes(plan.trees)}
     return _swap_in(held, plan, own, channel, work, request.reserve)
@@ -73,24 +73,53 @@ def _swap_in(
     held: "Archive | Snapshots", plan: Plan, own: Path, channel: Channel, work: Path, reserve: int
 ) -> Mapping[str, object]:
     watch = channel.context
-    with swap.Journal(work) as journal:
-        places = [journal.place(Path(tree.target), single=tree.section.single) for tree in plan.trees]
-        _check_space(plan.trees, reserve)
+    writable = [Path(path) for path in plan.writable]
+    places = [
+        staging.place(Path(tree.target), work.name, single=tree.section.single, writable=writable)
+        for tree in plan.trees
+    ]
+    _check_space(plan.trees, reserve)
+    swapping = Swap.begin(work, places, work.name, watch.warn)
+    try:
+        exposed = any(place.exposed for place in places)
+        if exposed:
+            channel.ask("stop")
         watch.phase("staging", total=sum(tree.section.size for tree in plan.trees))
-        held.unpack(
-            [(tree.section, place.staged) for tree, place in zip(plan.trees, places, strict=True) if tree.section.kind != "config"]
-        )
-        for tree, place in zip(plan.trees, places, strict=True):
-            if tree.section.kind == "config":
-                shutil.copy2(own / boardstate.CONFIG, place.staged / swap.FILE)
-        journal.staged()
-        channel.ask("stop")
+        _stage(held, plan.trees, places, own)
+        if not exposed:
+            channel.ask("stop")
         with watch.shielded():
             watch.phase("swapping")
-            journal.swap()
-            channel.ask("apply")
-            journal.finish()
+            swapping.swap()
+            _apply(channel)
+            swapping.finish()
+    except _Undecided:
+        raise
+    except BaseException:
+        swapping.undo()
+        raise
     return {"trees": [tree.section.name for tree in plan.trees]}
+
+
+class _Undecided(Stopped):
+    """homed went away while it did its part: at its next start it says which way the restore is ended."""
+
+
+def _apply(channel: Channel) -> None:
+    try:
+        channel.ask("apply")
+    except Gone as gone:
+        raise _Undecided from gone
+
+
+def _stage(held: "Archive | Snapshots", trees: Sequence[Tree], places: Sequence[Place], own: Path) -> None:
+    pieces = []
+    for tree, place in zip(trees, places, strict=True):
+        if tree.section.kind == "config":
+            shutil.copy2(own / boardstate.CONFIG, place.item)
+        else:
+            pieces.append((tree.section, place.tree))
+    held.unpack(pieces)
 
 
 def _check_space(trees: Sequence[Tree], reserve: int) -> None:
@@ -100,13 +129,13 @@ def _check_space(trees: Sequence[Tree], reserve: int) -> None:
         folder = _nearest(Path(tree.target))
         device = folder.stat().st_dev
         needed[device] = (needed.get(device, (0, ""))[0] + tree.section.size, str(folder))
-    for size, folder in needed.values():
-        free = os.statvfs(folder)
+    for size, where in needed.values():
+        free = os.statvfs(where)
         room = free.f_bavail * free.f_frsize - reserve
         if size > room:
             raise BackupSpaceError(
-                f"it needs {size} bytes beside {folder}, and {max(0, room)} are free",
-                details={"needed": size, "free": max(0, room), "path": folder},
+                f"it needs {size} bytes beside {where}, and {max(0, room)} are free",
+                details={"needed": size, "free": max(0, room), "path": where},
             )
 
 
@@ -118,5 +147,13 @@ def _nearest(path: Path) -> Path:
 
 def recover(request: Recover, channel: Channel) -> Mapping[str, object]:
     """End what a killed restore has left: undone, or, where all was swapped already, brought to its end."""
-    outcome = swap.recover(Path(request.work), lambda: channel.ask("apply"))
-    return {"outcome": str(outcome)}
+    work, warn = Path(request.work), channel.context.warn
+    written = journal.load(work)
+    applied = False
+    if written is not None and written.phase is journal.Phase.SWAPPED:
+        try:
+            channel.ask("apply")
+            applied = True
+        except HomedError as error:
+            warn(f"it is undone, as homed's part of it failed: {error.message}")
+    return {"outcome": str(swap.recover(work, applied, warn))}

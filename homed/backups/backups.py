@@ -1,0 +1,301 @@
+"""The backups of this board, for whoever asks: the API, the command line, the timers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from homed.backups import launcher, names, retention, secrets, targets
+from homed.backups.catalog import Catalog
+from homed.backups.conversation import Conversation
+from homed.backups.creating import Board, Creating, workplace
+from homed.backups.failures import error_of
+from homed.backups.operations import Operations, Running, Work
+from homed.backups.receiving import Receiving
+from homed.backups.records import Backup, Operation, OperationKind, State, Type
+from homed.backups.restoring import Restoring
+from homed.backups.retention import Retained
+from homed.backups.schedules import Scheduled, Timers
+from homed.backups.wishes import RestoreWish, Wish
+from homed.backups.worker.messages import Copy, Done, Forget, Request, Unlock, Verify
+from homed.clock import now
+from homed.config.backups import Backups as Config
+from homed.config.backups import BackupSchedule, BackupTarget
+from homed.errors import ArchiveError, BackupConflictError, NotFoundError
+
+log = logging.getLogger(__name__)
+
+
+class Backups:
+    """Everything that is done with backups. Each act is an operation; one runs at a time."""
+
+    def __init__(
+        self,
+        board: Board,
+        catalog: Catalog,
+        operations: Operations,
+        creating: Creating,
+        restoring: Restoring,
+        start: launcher.Start,
+        timers: Timers,
+        config: Callable[[], Config],
+    ):
+        self._board = board
+        self._timers = timers
+        self.catalog = catalog
+        self.operations = operations
+        self._creating = creating
+        self._restoring = restoring
+        self._start = start
+        self._config = config
+        self._receiving = Receiving(catalog, lambda: config().max_upload)
+
+    def all(self) -> list[Backup]:
+        """The newest first."""
+        return self.catalog.all()
+
+    def get(self, name: str) -> Backup:
+        """NotFoundError (BACKUP_NOT_FOUND)."""
+        return self.catalog.get(name)
+
+    def path(self, name: str) -> Path:
+        """Where its archive lies. BackupConflictError (BACKUP_NO_ARCHIVE) where it has none."""
+        backup = self.get(name)
+        if backup.type is Type.INCREMENTAL:
+            raise BackupConflictError(f"{name} lies in the repository: it is no file", code="BACKUP_NO_ARCHIVE")
+        return self.catalog.path(backup)
+
+    async def create(self, wish: Wish) -> Operation:
+        name = self._creating.name(wish)
+        return await self._begin(
+            OperationKind.CREATE, str(name), lambda running: self._creating.run(running, name, wish), wish.schedule
+        )
+
+    async def restore(self, name: str, wish: RestoreWish) -> Operation:
+        backup = self.get(name)
+        return await self._begin(
+            OperationKind.RESTORE, name, lambda running: self._restoring.run(running, backup, wish)
+        )
+
+    async def verify(self, name: str, unlock: Unlock | None = None, schedule: str | None = None) -> Operation:
+        self.get(name)
+        return await self._begin(
+            OperationKind.VERIFY, name, lambda running: self._verify(running, name, unlock), schedule
+        )
+
+    async def copy(self, name: str, target: str, schedule: str | None = None) -> Operation:
+        """NotFoundError (TARGET_NOT_FOUND)."""
+        self.path(name)
+        settings = self._target(target)
+        return await self._begin(
+            OperationKind.COPY, name, lambda running: self._copy(running, name, settings), schedule
+        )
+
+    async def delete(self, name: str) -> Operation:
+        self.get(name)
+        return await self._begin(OperationKind.DELETE, name, lambda running: self._delete(running, [name]))
+
+    async def prune(self, *, dry_run: bool, schedule: str | None = None) -> Retained:
+        """Remove what the rules of the schedules no longer keep, or only say what that is."""
+        retained = retention.prune(self.all(), self._config().schedules, now())
+        doomed = [verdict.backup.name for verdict in retained.removed]
+        if doomed and not dry_run:
+            operation = await self._begin(
+                OperationKind.PRUNE, ", ".join(doomed), lambda running: self._delete(running, doomed), schedule
+            )
+            operation = await self.wait(operation.id)
+            if operation.state is not State.SUCCEEDED:
+                raise error_of(operation)
+        return retained
+
+    async def receive(self, name: str, chunks: AsyncIterator[bytes], unlock: Unlock | None = None) -> Operation:
+        """Take an archive from elsewhere: it is a backup of this board's only when it was read to its end.
+
+        A sealed one that nothing was given for is taken as it is: nothing is known of it until it is verified.
+        """
+        self._receiving.check(name)
+        self.operations.check()
+        partial = await self._receiving.take(name, chunks)
+        try:
+            while (running := self.operations.running) is not None:
+                await self.wait(running.id)
+            return await self._begin(
+                OperationKind.RECEIVE, name, lambda running: self._receive(running, name, partial, unlock)
+            )
+        except BaseException:
+            await asyncio.to_thread(partial.unlink, missing_ok=True)
+            raise
+
+    async def schedules(self) -> Sequence[Scheduled]:
+        """Each with when it runs next, or why not."""
+        return await self._timers.states()
+
+    async def run_schedule(self, name: str) -> Operation | None:
+        """Do what a schedule says: its main operation, ended, after what followed it; None where nothing was to do."""
+        schedule = self.schedule(name)
+        if schedule.action == "verify":
+            return await self._verify_oldest(schedule)
+        operation = await self.create(
+            Wish(
+                name=schedule.name,
+                type=Type(schedule.type),
+                include_data=schedule.include_data,
+                schedule=schedule.name,
+            )
+        )
+        operation = await self.wait(operation.id)
+        if operation.state is State.SUCCEEDED:
+            for target in schedule.copy_to:
+                copying = await self.copy(operation.backup, target, schedule.name)
+                await self.wait(copying.id)
+            await self.prune(dry_run=False, schedule=schedule.name)
+        return operation
+
+    def schedule(self, name: str) -> BackupSchedule:
+        """NotFoundError (SCHEDULE_NOT_FOUND)."""
+        for schedule in self._config().schedules:
+            if schedule.name == name:
+                return schedule
+        raise NotFoundError(f"there is no schedule '{name[:64]}'", code="SCHEDULE_NOT_FOUND")
+
+    async def wait(self, id: str) -> Operation:
+        return await self.operations.wait(id)
+
+    async def cancel(self, id: str) -> Operation:
+        return await self.operations.cancel(id)
+
+    async def _begin(self, kind: OperationKind, name: str, work: Work, schedule: str | None = None) -> Operation:
+        return await self.operations.begin(kind, name, work, schedule=schedule)
+
+    async def _verify_oldest(self, schedule: BackupSchedule) -> Operation | None:
+        """What was not verified for longest, and what never was before all."""
+        backups = [one for one in self.all() if not one.encrypted or one.type is Type.INCREMENTAL]
+        if not backups:
+            return None
+        oldest = min(backups, key=lambda one: (one.verified_at is not None, one.verified_at or one.created_at))
+        operation = await self.verify(oldest.name, schedule=schedule.name)
+        return await self.wait(operation.id)
+
+    async def _verify(self, running: Running, name: str, unlock: Unlock | None) -> Mapping[str, object]:
+        backup = self.get(name)
+        try:
+            done = await self._work(running, lambda work: self._verification(backup, work, unlock))
+        except ArchiveError as error:
+            if error.code in ("BACKUP_DAMAGED", "BACKUP_UNSAFE"):
+                changed = msgspec.structs.replace(backup, damage=error.message, verified_at=now())
+                await asyncio.to_thread(self.catalog.change, changed)
+            raise
+        known = self.get(name)
+        found = known if done.backup is None else done.backup
+        changed = msgspec.structs.replace(
+            found,
+            damage=None,
+            verified_at=now(),
+            schedule=known.schedule,
+            copies=known.copies,
+            uploaded=known.uploaded,
+            duration=known.duration or found.duration,
+        )
+        await asyncio.to_thread(self.catalog.change, changed)
+        return {"name": name, "members": changed.members, "data_size": changed.data_size}
+
+    def _verification(self, backup: Backup, work: Path, unlock: Unlock | None) -> Verify:
+        repository = None
+        if backup.type is Type.INCREMENTAL:
+            repository = secrets.repository(self._config().repository, self._board.state)
+        return Verify(
+            name=backup.name,
+            folder=str(self.catalog.folder),
+            work=str(work),
+            path="" if repository else str(self.catalog.path(backup)),
+            unlock=unlock,
+            repository=repository,
+            snapshot=backup.snapshot,
+        )
+
+    async def _receive(self, running: Running, name: str, partial: Path, unlock: Unlock | None) -> Mapping[str, object]:
+        try:
+            if unlock is None and name.endswith(names.SEALED):
+                backup = await asyncio.to_thread(self._receiving.unopened, name, partial)
+            else:
+                done = await self._work(running, lambda work: self._reading(name, partial, work, unlock))
+                if done.backup is None:
+                    raise ArchiveError("it is not an archive of a backup")
+                backup = done.backup
+            await asyncio.to_thread(self._receiving.publish, partial, backup)
+        finally:
+            await asyncio.to_thread(partial.unlink, missing_ok=True)
+        return {"name": name, "size": backup.size}
+
+    async def adopt(self, name: str) -> Operation:
+        """Take in an archive that was put into the folder by hand."""
+
+        async def work(running: Running) -> Mapping[str, object]:
+            path = self.catalog.folder / name
+            done = await self._work(running, lambda work: self._reading(name, path, work, None))
+            if done.backup is None:
+                raise ArchiveError("it is not an archive of a backup")
+            await asyncio.to_thread(self.catalog.change, done.backup)
+            return {"name": name, "size": done.backup.size}
+
+        return await self._begin(OperationKind.RECEIVE, name, work)
+
+    def _reading(self, name: str, path: Path, work: Path, unlock: Unlock | None) -> Verify:
+        return Verify(
+            name=name, folder=str(self.catalog.folder), work=str(work), path=str(path), unlock=unlock, upload=True
+        )
+
+    async def _copy(self, running: Running, name: str, target: BackupTarget) -> Mapping[str, object]:
+        backup = self.get(name)
+        settings = await asyncio.to_thread(targets.settings, target)
+        await self._work(
+            running,
+            lambda work: Copy(
+                name=name, path=str(self.catalog.path(backup)), work=str(work), settings=settings, record=backup
+            ),
+        )
+        known = self.get(name)
+        if target.name not in known.copies:
+            changed = msgspec.structs.replace(known, copies=(*known.copies, target.name))
+            await asyncio.to_thread(self.catalog.change, changed)
+        return {"name": name, "target": target.name}
+
+    async def _delete(self, running: Running, doomed: list[str]) -> Mapping[str, object]:
+        backups = [self.get(name) for name in doomed]
+        snapshots = tuple(
+            snapshot
+            for backup in backups
+            for snapshot in {backup.snapshot, *(section.snapshot for section in backup.sections)}
+            if backup.type is Type.INCREMENTAL and snapshot is not None
+        )
+        for backup in backups:
+            if backup.type is Type.FULL:
+                await asyncio.to_thread(self.catalog.remove, backup)
+        if snapshots:
+            repository = await asyncio.to_thread(secrets.repository, self._config().repository, self._board.state)
+            await self._work(running, lambda work: Forget(work=str(work), repository=repository, snapshots=snapshots))
+            for backup in backups:
+                if backup.type is Type.INCREMENTAL:
+                    await asyncio.to_thread(self.catalog.remove, backup)
+        return {"removed": doomed}
+
+    async def _work(self, running: Running, request: Callable[[Path], Request]) -> Done:
+        """One request to a worker of its own, that homed has no part in."""
+        async with (
+            workplace(self._board.work, running.id) as work,
+            launcher.worker(self._start, work) as connection,
+        ):
+            conversation = Conversation(connection, running.tell, running.warn)
+            await running.stopped_by(conversation)
+            try:
+                return await conversation.run(await asyncio.to_thread(request, work), {})
+            finally:
+                await running.stopped_by(None)
+
+    def _target(self, name: str) -> BackupTarget:
+        for target in self._config().targets:
+            if target.name == name:
+                return target
+        raise NotFoundError(f"there is no target '{name[:64]}'", code="TARGET_NOT_FOUND")

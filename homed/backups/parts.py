@@ -1,0 +1,224 @@
+"""Builds the parts of backups, of what the daemon gives; what is done at its start, and what is looked at meanwhile."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from homed.backups import launcher, restoring
+from homed.backups.backups import Backups
+from homed.backups.boardstate import BoardState
+from homed.backups.catalog import Catalog
+from homed.backups.creating import Board, Creating
+from homed.backups.operations import Operations
+from homed.backups.ports import Services
+from homed.backups.records import Backup, Operation, OperationKind, State, Type
+from homed.backups.restoring import Restoring, Settings
+from homed.backups.schedules import Timers
+from homed.clock import now
+from homed.config.backups import Backups as Config
+from homed.errors import BackupError, HomedError
+from homed.events import Events
+from homed.health import Component, Level
+from homed.store.base import Store
+
+log = logging.getLogger(__name__)
+Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
+_LOOKS_EVERY = 30.0
+FOLDER, WORK = "backups", "backup-work"
+
+
+class Parts:
+    """`load` before the services are kept, `run` while homed runs, `stop` at its end."""
+
+    def __init__(
+        self,
+        backups: Backups,
+        restoring: Restoring,
+        services: Services,
+        timers: Timers,
+        events: Events,
+        config: Callable[[], Config],
+        work: Path,
+    ):
+        self.backups = backups
+        self.timers = timers
+        self.ended: Counter[tuple[str, str]] = Counter()
+        self._restoring = restoring
+        self._services = services
+        self._events = events
+        self._config = config
+        self._work = work
+        self._since = now()
+        self._overdue = False
+        self._last: dict[str, Operation] = {}
+        self._looked_at: set[tuple[str, int]] = set()
+        self._trouble = ""
+        backups.operations.listen(self._note)
+
+    async def load(self) -> None:
+        """Read what is on the disk. Services of a restore that was killed are held until it is ended."""
+        try:
+            await asyncio.to_thread(self._read)
+        except (BackupError, OSError) as error:
+            # A board whose backups cannot be read keeps its containers all the same.
+            self._trouble = str(error)
+            log.error("Backups: %s", error)  # noqa: TRY400  its message says all
+        await self.backups.operations.load()
+        for work in restoring.interrupted(self._work):
+            step = await asyncio.to_thread(restoring.read_step, work)
+            self._services.keep_held(step.held, "a restore of its data was interrupted and is being ended")
+
+    def _read(self) -> None:
+        self.backups.catalog.load()
+        self.backups.catalog.sweep()
+        interrupted = set(restoring.interrupted(self._work))
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._work.iterdir():
+                if path not in interrupted:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    async def run(self) -> None:
+        """End what was interrupted, then look from time to time at what nobody tells of."""
+        for work in restoring.interrupted(self._work):
+            await self._recover(work)
+        while True:
+            try:
+                await self._look()
+            except HomedError as error:
+                log.warning("Backups: %s", error.message)
+            await asyncio.sleep(_LOOKS_EVERY)
+
+    async def stop(self) -> None:
+        await self.backups.operations.stop()
+
+    async def _recover(self, work: Path) -> None:
+        operations = self.backups.operations
+        try:
+            operation = await operations.begin(
+                OperationKind.RECOVER, work.name, lambda running: self._restoring.recover(running, work)
+            )
+            await operations.wait(operation.id)
+        except HomedError as error:
+            log.error("A restore that was interrupted cannot be ended: %s", error.message)  # noqa: TRY400
+
+    async def _look(self) -> None:
+        overdue = self.overdue() is not None
+        if overdue and not self._overdue:
+            self._events.publish("backup.overdue", {"message": self.overdue()})
+        self._overdue = overdue
+        await self._adopt()
+
+    async def _adopt(self) -> None:
+        """Take in what was put into the folder by hand: it is read to its end first, and once."""
+        if self.backups.operations.running is not None or self._trouble:
+            return
+        for path in await asyncio.to_thread(self.backups.catalog.unknown):
+            seen = (path.name, path.stat().st_mtime_ns)
+            if seen not in self._looked_at:
+                self._looked_at.add(seen)
+                await self.backups.adopt(path.name)
+                return
+
+    def _note(self, operation: Operation) -> None:
+        self.ended[str(operation.kind), str(operation.state)] += 1
+        if operation.schedule is not None:
+            self._last[operation.schedule] = operation
+
+    def overdue(self) -> str | None:
+        """Why the last good backup is too old; None where it is not, or nobody wants to know."""
+        return overdue(self.backups.all(), self._config().max_age, now(), self._since)
+
+    def tell(self) -> Component:
+        """For /health: a board whose backups are old or fail works, but is not safe."""
+        said = [text for text in (self._trouble, self.overdue(), *self._failed()) if text]
+        timers = self.timers.component()
+        if timers.status is not Level.HEALTHY and timers.message:
+            said.append(timers.message)
+        damaged = [backup.name for backup in self.backups.all() if not backup.whole]
+        if damaged:
+            said.append(f"damaged: {', '.join(damaged[:3])}{' …' if len(damaged) > 3 else ''}")
+        if said:
+            return Component(Level.DEGRADED, "; ".join(said), needed=False)
+        return Component(Level.HEALTHY, needed=False)
+
+    def _failed(self) -> list[str]:
+        wanted = {schedule.name for schedule in self._config().schedules}
+        return [
+            f"schedule {name}: {operation.failure.message}"
+            for name, operation in self._last.items()
+            if name in wanted and operation.state is State.FAILED and operation.failure is not None
+        ]
+
+    def gauges(self) -> list[Gauge]:
+        backups, running = self.backups.all(), self.backups.operations.running
+        newest = {kind: _newest(backups, kind) for kind in Type}
+        there = [(str(kind), backup) for kind, backup in newest.items() if backup is not None]
+        counts = Counter(str(backup.type) for backup in backups)
+        verified = [
+            (str(kind), max((b.verified_at for b in backups if b.type is kind and b.verified_at), default=None))
+            for kind in Type
+        ]
+        return [
+            ("homed_backups", "Backups on this board.", ("type",), [((str(k),), counts[str(k)]) for k in Type]),
+            ("homed_backups_damaged", "Backups that were found damaged.", (), [
+                ((), sum(not backup.whole for backup in backups)),
+            ]),
+            ("homed_backup_last_success_timestamp_seconds", "When the newest good backup was made.", ("type",), [
+                ((kind,), backup.created_at.timestamp()) for kind, backup in there
+            ]),
+            ("homed_backup_age_seconds", "How old the newest good backup is.", ("type",), [
+                ((kind,), (now() - backup.created_at).total_seconds()) for kind, backup in there
+            ]),
+            ("homed_backup_size_bytes", "How large it is.", ("type",), [((kind,), b.size) for kind, b in there]),
+            ("homed_backup_duration_seconds", "How long it took.", ("type",), [((k,), b.duration) for k, b in there]),
+            ("homed_backup_last_verified_timestamp_seconds", "When one was last verified.", ("type",), [
+                ((kind,), at.timestamp()) for kind, at in verified if at is not None
+            ]),
+            ("homed_backup_operation_running", "Whether an operation is under way.", ("kind",), [
+                ((str(kind),), float(running is not None and running.kind is kind)) for kind in OperationKind
+            ]),
+            ("homed_backup_operations_ended", "Operations that have ended since the start.", ("kind", "state"), [
+                (key, float(count)) for key, count in sorted(self.ended.items())
+            ]),
+        ]  # fmt: skip
+
+
+def overdue(backups: list[Backup], max_age: float, at: datetime, since: datetime) -> str | None:
+    """`since`: when homed started: a board that has none yet has as long from then. `max_age` 0: never."""
+    if not max_age:
+        return None
+    good = [backup.created_at for backup in backups if backup.whole]
+    if at - max(good, default=since) <= timedelta(seconds=max_age):
+        return None
+    return f"the last good backup is of {max(good):%Y-%m-%d %H:%M} UTC" if good else "there is no good backup"
+
+
+def _newest(backups: list[Backup], kind: Type) -> Backup | None:
+    return next((backup for backup in backups if backup.type is kind and backup.whole), None)
+
+
+def build(
+    board: Board,
+    folder: Path,
+    config_file: Path,
+    store: Store,
+    services: Services,
+    settings: Settings,
+    events: Events,
+    start: launcher.Start,
+    timers: Timers,
+    config: Callable[[], Config],
+) -> Parts:
+    """`folder` is where the archives lie; `config_file` the owner's configuration."""
+    catalog = Catalog(folder)
+    own = BoardState(board.state, config_file, store, services, buckets=("keys",))
+    operations = Operations(store, events)
+    creating = Creating(board, catalog, services, own, start, config)
+    restores = Restoring(board, catalog, services, own, settings, start, config)
+    backups = Backups(board, catalog, operations, creating, restores, start, timers, config)
+    return Parts(backups, restores, services, timers, events, config, board.work)
