@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homed import __version__, clock
+from homed import __version__, cli_backup, clock
 from homed.errors import HomedError
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
 
+    cli_backup.add(commands, common)
+    worker = commands.add_parser("backup-worker", help=argparse.SUPPRESS)
+    worker.add_argument("work", type=Path)
+    worker.set_defaults(run=_backup_worker)
+
     spec = commands.add_parser("spec", help="write openapi.json and asyncapi.json into a folder")
     spec.add_argument("folder", type=Path)
     spec.set_defaults(run=_spec)
@@ -137,6 +142,12 @@ def _run_daemon(settings: "Settings", state: "StateDirectory", notifier: "Notifi
     finally:
         sink.close()
     return 0
+
+
+def _backup_worker(options: argparse.Namespace) -> int:
+    from homed.backups.worker import main
+
+    return main.main(options.work)
 
 
 def _check_config(options: argparse.Namespace) -> int:

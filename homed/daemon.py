@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import logging
+import platform
 import signal
 import socket
 import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from homed import __version__
@@ -19,14 +21,20 @@ from homed.api.access import keys as access_routes
 from homed.api.access import metrics as metrics_routes
 from homed.api.auth import Authenticator
 from homed.api.front import Front
+from homed.api.homei import backups as backup_routes
 from homed.api.homei import board, containers, services, sockets
 from homed.api.homei import updates as update_routes
 from homed.api.limits import Limiter
 from homed.api.routes import Family, Route
 from homed.api.streaming import Streaming
+from homed.backups import launcher, schedules
+from homed.backups import parts as backup_parts
+from homed.backups.creating import Board
 from homed.bus import connection
+from homed.bus.systemd1 import Units
 from homed.config import Config
 from homed.containers import policy
+from homed.containers.capturing import Capturing
 from homed.containers.engine import Engine
 from homed.containers.executor import Executor
 from homed.containers.logs import FollowerLimit, Logs
@@ -47,6 +55,7 @@ from homed.observation import Observation
 from homed.probes import Probes
 from homed.settings import Settings
 from homed.state import StateDirectory
+from homed.store import migrations
 from homed.store.sqlite import SqliteStore
 from homed.updates import parts
 
@@ -94,6 +103,10 @@ class Daemon:
             lambda step, worked: self.metrics.steps.labels(step, "ok" if worked else "failed").inc(),
         )  # fmt: skip
         self.reconciler = Reconciler(self.services, self.view, executor, self.events, lambda: self._config.containers)
+        self.capturing = Capturing(
+            self.services, self.reconciler, self.view, self.engine, self.streams, self.store,
+            lambda: self._config.containers, self._state,
+        )  # fmt: skip
         self.followers = FollowerLimit(config.containers.followers)
         self.socket_limit = FollowerLimit(config.api.sockets)
         self.logs = Logs(self.streams, self.followers)
@@ -117,10 +130,35 @@ class Daemon:
             boot.boot_clock,
         )
         self.health.add("updates", lambda: parts.tell(self.updates))
+        self.backups = self._backups(config)
+        self.health.add("backups", self.backups.tell)
         self.listeners = listeners.Listeners(config.api.connections)
         self.limiter = Limiter(config.api.limits.clients, time.monotonic)
         self.extras = board.Extras()
         self.front = self._front()
+
+    def _backups(self, config: Config) -> backup_parts.Parts:
+        units = Units(self.bus)
+        timers = schedules.Timers(units, lambda: self._config.backups.schedules)
+        self.bus.listen(timers.wake)
+        return backup_parts.build(
+            Board(
+                state=self._state,
+                work=self._state / backup_parts.WORK,
+                name=socket.gethostname(),
+                architecture=platform.machine(),
+                homed=__version__,
+                schema=max(migrations.steps()),
+            ),
+            Path(config.backups.directory or self._state / backup_parts.FOLDER),
+            self._settings,
+            self.store,
+            self.capturing,
+            self.events,
+            launcher.by_systemd(units) if self._notifier.under_systemd() else launcher.AsProcess.start,
+            timers,
+            lambda: self._config.backups,
+        )
 
     @property
     def _config(self) -> Config:
@@ -151,6 +189,9 @@ class Daemon:
                         version=__version__, uptime=lambda: time.monotonic() - self._started,
                     ),
                     *update_routes.routes(self.updates.updater),
+                    *backup_routes.routes(
+                        self.backups.backups, lambda: self._config.backups.max_upload, self._stop
+                    ),
                     *sockets.routes(self.streaming),
                 ],
             ),
@@ -203,21 +244,30 @@ class Daemon:
         listeners.check_exposure(self._config, have_key=bool(self.keys.all()), sockets=self._passed)
         await self.services.load()
         await asyncio.to_thread(self.updates.load, self._directory.restored_for)
+        await self.capturing.recover()
+        await self.backups.load()
         self._settings.guard(lambda config: listeners.check_exposure(config, have_key=bool(self.keys.all())))
+        self._settings.guard(
+            lambda config: schedules.check(config.backups.schedules, self._config.backups.schedules)
+        )
         self._settings.listen(self._apply)
         self.events.listen(lambda event: self.metrics.events.labels(event.type).inc())
         self.metrics.scraped(self.observation.gauges)
         self.metrics.scraped(self._own_gauges)
         self.metrics.scraped(lambda: parts.gauges(self.updates))
+        self.metrics.scraped(self.backups.gauges)
         self._tls = certificates.context(self._config.api.tls, self._state)
         self.reconciler.start()
         self._spawn("view", self.view.run())
         self._spawn("stats", self.stats.run())
         self._spawn("bus", self.bus.run())
         await runner.setup()
-        await self.listeners.start(runner, self._config, self._passed, self._tls)
+        await self.listeners.start(runner, self._config, self._passed, self._tls, self._state / "control.sock")
         # Only what serves may call the booted slot good, or judge it.
         self._spawn("updates", self.updates.runner.run())
+        self._spawn("backups", self.backups.run(), essential=False)
+        # A timer that was missed fires at once, and asks what serves by now.
+        self._spawn("timers", self.backups.timers.run(), essential=False)
         # What lives as long as the daemon need not be looked at by each collection.
         gc.collect()
         gc.freeze()
@@ -228,6 +278,8 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.backups.stop()
+        await self.capturing.close()
         await self.updates.stop()
         await self.streams.close()
         await self.engine.close()
@@ -292,6 +344,7 @@ class Daemon:
         self.followers.most = config.containers.followers
         self.socket_limit.most = config.api.sockets
         self.reconciler.wake_all()
+        self.backups.timers.wake()
 
     def _own_gauges(self) -> list[tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]]:
         sink = self._sink

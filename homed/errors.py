@@ -199,7 +199,7 @@ class RaucUnavailableError(UpdateError):
 class BackupError(HomedError):
     """A backup, or what was to be done with one, failed. The board is as it was."""
 
-    code = "BACKUP_FAILED"
+    code = "BACKUP_ERROR"
     status = 500
     grpc = "INTERNAL"
 

@@ -21,7 +21,7 @@ class Hook(NamedTuple):
 
 class Source(NamedTuple):
     """Data that a service mounts. `kind` is `volume` or `path`, `name` the volume's name or the path, `path` where it
-    lies on the board. `left_out` says why it is no part of a backup, where it is none.
+    lies on the board, where that is known. `left_out` says why it is no part of a backup, where it is none.
     """
 
     kind: str

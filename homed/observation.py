@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from homed.containers import plan
 from homed.containers.keeper import Report
 from homed.containers.model import Container, State
 from homed.containers.reconciler import Reconciler
@@ -13,7 +14,7 @@ from homed.store.sqlite import SqliteStore
 
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
 _WELL = frozenset(
-    {"running", "stopped", "starting", "pulling", "creating", "restarting", "stopping", "deleting", "pending"}
+    {"running", "stopped", "starting", "pulling", "creating", "restarting", "stopping", "deleting", "pending", "held"}
 )
 
 
@@ -28,7 +29,7 @@ def struggling(reports: Iterable[tuple[str, Report]]) -> list[str]:
     return [
         f"{name} is {report.status}" + (f" ({report.message})" if report.message else "")
         for name, report in reports
-        if report.status not in _WELL
+        if report.status not in _WELL and report.reason != plan.FROZEN
     ]
 
 

@@ -36,6 +36,11 @@ class Settings:
         # A change and a reload come on threads of their own.
         self._lock = threading.Lock()
 
+    @property
+    def file(self) -> Path:
+        """The owner's file."""
+        return self._file
+
     def listen(self, listener: Listener) -> None:
         """Have `listener` called with every later configuration."""
         self._listeners.append(listener)

@@ -16,6 +16,13 @@ from homed.errors import FieldError, MediaTypeError, TooLargeError, ValidationEr
 _BODY_DEADLINE = 30.0
 
 
+async def ask_for_body(request: web.Request) -> None:
+    """Ask for the body where the client waits for that; aiohttp's own fails on what it does not know."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+
+
 async def read_body(request: web.Request, limit: int) -> bytes:
     """The body, at most `limit` bytes of it within half a minute. TooLargeError, ValidationError."""
     if request.content_length is not None and request.content_length > limit:

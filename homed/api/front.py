@@ -16,7 +16,7 @@ from homed import clock, validation
 from homed.access.scopes import ANONYMOUS, Principal
 from homed.api import auth, decode, guard
 from homed.api.limits import Limiter, Verdict, client_of
-from homed.api.routes import STREAMED, Call, Family, Route
+from homed.api.routes import HEADERS, STREAMED, Call, Family, Route
 from homed.config import Config, LoggedRequests
 from homed.errors import (
     ForbiddenError,
@@ -35,19 +35,20 @@ audit_log = logging.getLogger("audit")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _LONG = 64 * 1024
 _SEND_DEADLINE = 30.0
-_HEADERS = web.RequestKey("homed.headers", dict[str, str])
 _PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
 
 class Origin(NamedTuple):
     """Where a request comes from: the peer's address, and whether it came by a listener that is loopback only.
 
-    `only` is the one path that its listener serves (the metrics port's); None for all.
+    `only` is the one path that its listener serves (the metrics port's); None for all. `control`: it came by the socket
+    in the state directory, so from root on this board.
     """
 
     address: str
     trusted: bool
     only: str | None = None
+    control: bool = False
 
 
 class Front:
@@ -86,12 +87,14 @@ class Front:
     def application(self) -> web.Application:
         app = web.Application()
         for route in self._routes:
-            app.router.add_route(route.method, route.path, self._entry(route), expect_handler=_expect)
+            # An upload is asked for by its handler, once it is known that it will be taken.
+            expect = _expect_nothing if route.uploads else decode.ask_for_body
+            app.router.add_route(route.method, route.path, self._entry(route), expect_handler=expect)
             if route.method == "GET" and not route.socket and not route.streams:
-                app.router.add_route("HEAD", route.path, self._entry(route), expect_handler=_expect)
+                app.router.add_route("HEAD", route.path, self._entry(route), expect_handler=decode.ask_for_body)
         fallback = Route("*", "/{path:.*}", self._not_found, "", "", "system", scope=None, documented=False)
         last = self._entry(replace(fallback, family=self._families[0]))
-        app.router.add_route("*", fallback.path, last, expect_handler=_expect)
+        app.router.add_route("*", fallback.path, last, expect_handler=decode.ask_for_body)
         app.on_response_prepare.append(_add_headers)
         app.on_shutdown.append(self._finish_changes)
         return app
@@ -111,6 +114,8 @@ class Front:
             try:
                 response, code = await self._serve(route, request, request_id)
                 status = response.status
+                if route.uploads and not request.content.is_eof():
+                    response.force_close()  # what is left of the body would be taken for the next request
                 if isinstance(response, web.Response) and isinstance(response.body, bytes):
                     await _send_long(request, response, response.body)
             finally:
@@ -132,7 +137,7 @@ class Front:
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "no-store",
         }
-        request[_HEADERS] = headers
+        request[HEADERS] = headers
         work = self._handle(route, request, request_id, self._locate(request), headers)
         return await (self._finish(work) if route.change else work)
 
@@ -167,7 +172,7 @@ class Front:
         self._check_origin(route, request, config, headers)
         principal = await self._identify(request, origin, config)
         request[_PRINCIPAL] = principal
-        if config.api.limits.enabled:
+        if config.api.limits.enabled and not origin.control:
             client = principal.key_id or client_of(origin.address)
             verdict = self._limiter.check(client, route.limit, getattr(config.api.limits, route.limit))
             _limit_headers(headers, verdict)
@@ -175,11 +180,13 @@ class Front:
                 self._refuse(route.limit, verdict, headers)
         auth.authorize(principal, route.scope)
         query = None if route.query is None else decode.decode_query(request.query, route.query)
-        body = None if route.body is None else await self._body(route.body, request, config)
+        body = None if route.body is None else await self._body(route.body, route.optional, request, config)
         return await self._respond(route, Call(request, principal, request_id, request.match_info, query, body))
 
-    async def _body(self, kind: type[msgspec.Struct], request: web.Request, config: Config) -> object:
+    async def _body(self, kind: type[msgspec.Struct], optional: bool, request: web.Request, config: Config) -> object:
         data = await decode.read_body(request, config.api.body_limit)
+        if optional and not data:
+            return kind()
         decode.check_json(request)
         return validation.decode_json(data, kind)
 
@@ -237,9 +244,10 @@ class Front:
         if limits.enabled and auth.credential(request) is not None:
             verdict = self._limiter.exhausted(client, "failures", limits.failures)
             if verdict is not None:
-                self._refuse("failures", verdict, request[_HEADERS])
+                self._refuse("failures", verdict, request[HEADERS])
         try:
-            return await self._authenticator.identify(request, trusted=origin.trusted and not config.api.require_key)
+            trusted = origin.control or (origin.trusted and not config.api.require_key)
+            return await self._authenticator.identify(request, trusted=trusted)
         except UnauthorizedError:
             if limits.enabled:
                 self._limiter.check(client, "failures", limits.failures)
@@ -262,7 +270,7 @@ class Front:
         if request.method == "OPTIONS" and allowed:
             return self._preflight(request, allowed, asked)
         if allowed:
-            request[_HEADERS]["Allow"] = ", ".join([*allowed, "OPTIONS"])
+            request[HEADERS]["Allow"] = ", ".join([*allowed, "OPTIONS"])
             raise MethodNotAllowedError(f"{request.method} is not for this path; {', '.join(allowed)} is")
         raise NotFoundError(f"there is nothing at {request.path}: /docs lists what there is")
 
@@ -278,7 +286,7 @@ class Front:
         family = route.family if route.documented else self._family_of(request.path)
         assert family is not None
         if isinstance(error, UnauthorizedError):
-            request[_HEADERS]["WWW-Authenticate"] = "Bearer"
+            request[HEADERS]["WWW-Authenticate"] = "Bearer"
         try:
             body = msgspec.json.encode(family.error(error, request_id))
         except UnicodeEncodeError:  # a header or path that is not text was to be quoted
@@ -351,15 +359,12 @@ async def _send_long(request: web.Request, response: web.Response, body: bytes) 
             request.transport.abort()
 
 
-async def _expect(request: web.Request) -> None:
-    """Ask for the body where the client waits for that; aiohttp's own fails on what it does not know."""
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
+async def _expect_nothing(request: web.Request) -> None:
+    """Leave the client waiting until its body is asked for."""
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    for name, value in request.get(_HEADERS, {}).items():
+    for name, value in request.get(HEADERS, {}).items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "homed"  # aiohttp has set its own by now, with its version and Python's
 

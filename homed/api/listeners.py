@@ -69,6 +69,7 @@ class Listeners:
         self._metrics_port: int | None = None
         self._servers: list[asyncio.Server] = []
         self._unix: list[Path] = []
+        self._control: str | None = None
         self.open: list[str] = []
 
     def locate(self, request: web.Request) -> Origin:
@@ -77,7 +78,7 @@ class Listeners:
             return Origin("gone", trusted=False)
         name = transport.get_extra_info("sockname")
         if not isinstance(name, tuple):
-            return Origin("unix", trusted=True)
+            return Origin("unix", trusted=True, control=name == self._control)
         peer = transport.get_extra_info("peername")
         only = "/metrics" if name[1] == self._metrics_port else None
         address = peer[0] if peer else "gone"
@@ -92,8 +93,13 @@ class Listeners:
         config: Config,
         passed: Sequence[socket.socket],
         tls: ssl.SSLContext | None,
+        control: Path | None = None,
     ) -> None:
-        """Bind and listen. What systemd passed takes the place of `api.host` and `api.port`."""
+        """Bind and listen. What systemd passed takes the place of `api.host` and `api.port`.
+
+        `control` is a path in a folder that is closed to others, for the command line: a full disk may keep homed from
+        making it, but must not keep it from anything else.
+        """
         self._metrics_port = metrics_port(config)
         wanted = addresses(config)[1:] if passed else addresses(config)
         sockets, given = list(passed), {_name_of(one) for one in passed}
@@ -114,24 +120,38 @@ class Listeners:
             raise
         for one in sockets:
             await self._serve(runner, one, tls)
+        if control is not None:
+            await self._serve_control(runner, control)
+
+    async def _serve_control(self, runner: web.BaseRunner, path: Path) -> None:
+        try:
+            one = _beside(path)
+        except OSError as error:
+            log.error("The command line cannot reach this homed: %s: %s", path, error.strerror)  # noqa: TRY400
+            return
+        self._control = one.getsockname()
+        self._unix.append(path)
+        await self._accept(runner, one, None)
 
     async def _serve(self, runner: web.BaseRunner, one: socket.socket, tls: ssl.SSLContext | None) -> None:
-        server = runner.server
-        assert server is not None
         host, port = _name_of(one)
         if port is not None and is_loopback(host):
             self._trusted.add((host, port))
+        await self._accept(runner, one, tls if port is not None else None)
+        shown = f"unix:{host}" if port is None else f"{'https' if tls else 'http'}://{_bracket(host)}:{port}"
+        self.open.append(shown)
+        log.info("Listening on %s", shown)
+
+    async def _accept(self, runner: web.BaseRunner, one: socket.socket, tls: ssl.SSLContext | None) -> None:
+        server = runner.server
+        assert server is not None
         one.setblocking(False)
         loop = asyncio.get_running_loop()
 
         def connect() -> asyncio.Protocol:
             return server() if len(server.connections) < self._limit else _Full()
 
-        context = tls if port is not None else None
-        self._servers.append(await loop.create_server(connect, sock=one, backlog=_BACKLOG, ssl=context))
-        shown = f"unix:{host}" if port is None else f"{'https' if tls else 'http'}://{_bracket(host)}:{port}"
-        self.open.append(shown)
-        log.info("Listening on %s", shown)
+        self._servers.append(await loop.create_server(connect, sock=one, backlog=_BACKLOG, ssl=tls))
 
     def close(self) -> None:
         """Accept nothing more; what is open is the runner's to end."""
@@ -210,6 +230,25 @@ def _unix(path: Path) -> socket.socket:
             os.umask(before)
     except OSError as error:
         raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}", code="CANNOT_LISTEN") from error
+    return one
+
+
+def _beside(path: Path) -> socket.socket:
+    """A socket for root alone, in the place of one that a killed run left. Its path may be longer than an address."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            one.bind(f"/proc/self/fd/{folder}/{path.name}")
+        except OSError:
+            one.close()
+            raise
+        finally:
+            os.umask(before)
+    finally:
+        os.close(folder)
     return one
 
 

@@ -146,9 +146,12 @@ def _operation(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
         operation["parameters"] = parameters
     if route.body is not None:
         operation["requestBody"] = {
-            "required": True,
+            "required": not route.optional,
             "content": {"application/json": {"schema": schemas[route.body]}},
         }
+    if route.uploads:
+        # A schema that says nothing: in OpenAPI 3.1 a body of another type is bytes by that alone.
+        operation["requestBody"] = {"required": True, "content": {kind: {} for kind in route.uploads}}
     return operation
 
 

@@ -12,6 +12,8 @@ from homed.errors import HomedError
 
 # Set on a request whose answer goes on: its time is not that of an answer.
 STREAMED = web.RequestKey("homed.streamed", bool)
+# The headers that go with a request's answer, also where it is an error.
+HEADERS = web.RequestKey("homed.headers", dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,9 @@ class Route:
     """One method on one path. A handler returns a value of `response`, or an aiohttp response that it made itself.
 
     `scope` None is open to everybody. `limit` names a class of `config.Limits`. `change` names the act for the
-    audit log; such a handler runs to its end even where the client goes away. `streams` are the media types that
-    it answers with beside JSON; `socket` makes it a WebSocket.
+    audit log; such a handler runs to its end even where the client goes away. A `body` that is `optional` may be left
+    out: it is what its defaults say then. `uploads` are the media types of a body that the handler reads by itself.
+    `streams` are the media types that it answers with beside JSON; `socket` makes it a WebSocket.
     """
 
     method: str
@@ -48,6 +51,8 @@ class Route:
     response: Any = None
     status: int = 200
     body: type[msgspec.Struct] | None = None
+    optional: bool = False
+    uploads: Sequence[str] = ()
     query: type[msgspec.Struct] | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     errors: Sequence[int] = ()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from homed.backups.worker.messages import Copy, Done, Forget, Request, Unlock, V
 from homed.clock import now
 from homed.config.backups import Backups as Config
 from homed.config.backups import BackupSchedule, BackupTarget
-from homed.errors import ArchiveError, BackupConflictError, NotFoundError
+from homed.errors import ArchiveError, BackupConflictError, HomedError, NotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Backups:
         self._restoring = restoring
         self._start = start
         self._config = config
+        self._following: set[asyncio.Task[None]] = set()
         self._receiving = Receiving(catalog, lambda: config().max_upload)
 
     def all(self) -> list[Backup]:
@@ -97,18 +98,24 @@ class Backups:
         self.get(name)
         return await self._begin(OperationKind.DELETE, name, lambda running: self._delete(running, [name]))
 
-    async def prune(self, *, dry_run: bool, schedule: str | None = None) -> Retained:
+    async def prune(self, *, dry_run: bool) -> Retained:
         """Remove what the rules of the schedules no longer keep, or only say what that is."""
-        retained = retention.prune(self.all(), self._config().schedules, now())
-        doomed = [verdict.backup.name for verdict in retained.removed]
-        if doomed and not dry_run:
-            operation = await self._begin(
-                OperationKind.PRUNE, ", ".join(doomed), lambda running: self._delete(running, doomed), schedule
-            )
-            operation = await self.wait(operation.id)
-            if operation.state is not State.SUCCEEDED:
-                raise error_of(operation)
+        retained = self._retained()
+        operation = None if dry_run else await self._prune()
+        if operation is not None and (ended := await self.wait(operation.id)).state is not State.SUCCEEDED:
+            raise error_of(ended)
         return retained
+
+    def _retained(self) -> Retained:
+        return retention.prune(self.all(), self._config().schedules, now())
+
+    async def _prune(self, schedule: str | None = None) -> Operation | None:
+        doomed = [verdict.backup.name for verdict in self._retained().removed]
+        if not doomed:
+            return None
+        return await self._begin(
+            OperationKind.PRUNE, ", ".join(doomed), lambda running: self._delete(running, doomed), schedule
+        )
 
     async def receive(self, name: str, chunks: AsyncIterator[bytes], unlock: Unlock | None = None) -> Operation:
         """Take an archive from elsewhere: it is a backup of this board's only when it was read to its end.
@@ -133,25 +140,45 @@ class Backups:
         return await self._timers.states()
 
     async def run_schedule(self, name: str) -> Operation | None:
-        """Do what a schedule says: its main operation, ended, after what followed it; None where nothing was to do."""
+        """Begin what a schedule says; copies and retention follow by themselves. None where nothing is to be done."""
         schedule = self.schedule(name)
         if schedule.action == "verify":
             return await self._verify_oldest(schedule)
-        operation = await self.create(
-            Wish(
-                name=schedule.name,
-                type=Type(schedule.type),
-                include_data=schedule.include_data,
-                schedule=schedule.name,
-            )
+        wish = Wish(
+            name=schedule.name, type=Type(schedule.type), include_data=schedule.include_data, schedule=schedule.name
         )
-        operation = await self.wait(operation.id)
-        if operation.state is State.SUCCEEDED:
-            for target in schedule.copy_to:
-                copying = await self.copy(operation.backup, target, schedule.name)
-                await self.wait(copying.id)
-            await self.prune(dry_run=False, schedule=schedule.name)
+        operation = await self.create(wish)
+        following = asyncio.create_task(self._follow(operation.id, schedule), name=f"after {operation.backup}")
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
         return operation
+
+    async def _follow(self, id: str, schedule: BackupSchedule) -> None:
+        """What comes after a backup by schedule: each copy is tried although another one failed."""
+        operation = await self.wait(id)
+        if operation.state is not State.SUCCEEDED:
+            return
+        for target in schedule.copy_to:
+            await self._in_turn(lambda target=target: self.copy(operation.backup, target, schedule.name))  # type: ignore[misc]
+        await self._in_turn(lambda: self._prune(schedule.name))
+
+    async def _in_turn(self, begin: Callable[[], Awaitable[Operation | None]]) -> None:
+        """Begin it when nothing else is under way, and wait for its end. What goes wrong stands in its record."""
+        try:
+            while (running := self.operations.running) is not None:
+                await self.wait(running.id)
+            operation = await begin()
+            if operation is not None:
+                await self.wait(operation.id)
+        except HomedError as error:
+            log.error("What follows a backup could not be done: %s", error.message)  # noqa: TRY400
+
+    async def stop(self) -> None:
+        """homed ends."""
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+        await self.operations.stop()
 
     def schedule(self, name: str) -> BackupSchedule:
         """NotFoundError (SCHEDULE_NOT_FOUND)."""
@@ -175,8 +202,7 @@ class Backups:
         if not backups:
             return None
         oldest = min(backups, key=lambda one: (one.verified_at is not None, one.verified_at or one.created_at))
-        operation = await self.verify(oldest.name, schedule=schedule.name)
-        return await self.wait(operation.id)
+        return await self.verify(oldest.name, schedule=schedule.name)
 
     async def _verify(self, running: Running, name: str, unlock: Unlock | None) -> Mapping[str, object]:
         backup = self.get(name)
@@ -249,7 +275,7 @@ class Backups:
 
     async def _copy(self, running: Running, name: str, target: BackupTarget) -> Mapping[str, object]:
         backup = self.get(name)
-        settings = await asyncio.to_thread(targets.settings, target)
+        settings = await asyncio.to_thread(targets.load, target)
         await self._work(
             running,
             lambda work: Copy(

@@ -19,8 +19,12 @@ RECORD = ".json"
 
 def write(folder: Path, backup: Backup) -> None:
     """BackupError where it cannot be written."""
+    write_record(folder / f"{backup.name}{RECORD}", backup)
+
+
+def write_record(path: Path, backup: Backup) -> None:
     try:
-        atomic.write(folder / f"{backup.name}{RECORD}", msgspec.json.format(msgspec.json.encode(backup)))
+        atomic.write(path, msgspec.json.format(msgspec.json.encode(backup)))
     except OSError as error:
         raise BackupError(f"the record of {backup.name} cannot be written: {error.strerror}") from error
 

@@ -54,7 +54,7 @@ class Conversation:
 
     async def _until_done(self, answers: Mapping[str, Answer]) -> Done:
         while line := await self._line():
-            message: FromWorker = _decode.decode(line)
+            message = _decoded(line)
             if isinstance(message, Told):
                 self._told(message.progress)
             elif isinstance(message, Warned):
@@ -102,3 +102,11 @@ class Conversation:
             await self._writer.drain()
         except OSError:
             log.debug("The worker is gone")  # which the next line that is read says
+
+
+def _decoded(line: bytes) -> FromWorker:
+    try:
+        message: FromWorker = _decode.decode(line)
+    except msgspec.MsgspecError as error:
+        raise BackupError(f"the backup worker cannot be understood: {error}") from error
+    return message

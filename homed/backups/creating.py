@@ -82,6 +82,7 @@ class Creating:
         for missing in grouped.left_out:
             running.warn(f"left out: {missing}")
         async with workplace(self._board.work, running.id) as work:
+            # The same path each time, so that restic finds what it has read before.
             state = self._board.work / "state"
             await self._own.write(state)
             request = Create(
@@ -97,7 +98,10 @@ class Creating:
                 repository=repository,
                 parent=self._parent(wish.name) if repository is not None else None,
             )
-            done = await self._with_worker(running, work, request, captures)
+            try:
+                done = await self._with_worker(running, work, request, captures)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, state, ignore_errors=True)
         if done.backup is None:
             raise BackupError("the worker has made no backup")
         self._catalog.took(done.backup)

@@ -64,7 +64,7 @@ def raised(failure: Failure) -> HomedError:
 
 def error_of(operation: Operation) -> HomedError:
     """The error that an operation ended with; `details.operation_id` says which."""
-    failure = operation.failure or Failure("BACKUP_FAILED", f"the {operation.kind} is {operation.state}")
+    failure = operation.failure or Failure("BACKUP_ERROR", f"the {operation.kind} is {operation.state}")
     error = raised(failure)
     error.details.update(operation_id=operation.id, name=operation.backup)
     return error

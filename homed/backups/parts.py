@@ -94,7 +94,7 @@ class Parts:
             await asyncio.sleep(_LOOKS_EVERY)
 
     async def stop(self) -> None:
-        await self.backups.operations.stop()
+        await self.backups.stop()
 
     async def _recover(self, work: Path) -> None:
         operations = self.backups.operations
@@ -205,18 +205,17 @@ def _newest(backups: list[Backup], kind: Type) -> Backup | None:
 def build(
     board: Board,
     folder: Path,
-    config_file: Path,
+    settings: Settings,
     store: Store,
     services: Services,
-    settings: Settings,
     events: Events,
     start: launcher.Start,
     timers: Timers,
     config: Callable[[], Config],
 ) -> Parts:
-    """`folder` is where the archives lie; `config_file` the owner's configuration."""
+    """`folder` is where the archives lie."""
     catalog = Catalog(folder)
-    own = BoardState(board.state, config_file, store, services, buckets=("keys",))
+    own = BoardState(board.state, settings.file, store, services, buckets=("keys",))
     operations = Operations(store, events)
     creating = Creating(board, catalog, services, own, start, config)
     restores = Restoring(board, catalog, services, own, settings, start, config)

@@ -93,7 +93,7 @@ def acts(
 ) -> list[dict[str, str]]:
     """What happens to each service: created, replaced, or left as it is."""
     found = []
-    for name, record in records.items():
+    for name, record in sorted(records.items()):
         act = "create"
         if name in present:
             act = "unchanged" if same(record, present[name]) else "replace"

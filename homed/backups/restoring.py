@@ -30,13 +30,14 @@ _OWN = "own"
 
 
 class Settings(Protocol):
-    """The configuration, as far as a restore changes it."""
+    """The configuration, as far as a restore changes it. `file` is the owner's."""
+
+    @property
+    def file(self) -> Path: ...
 
     def restore(self, overlay: bytes | None) -> list[str]: ...
 
     def take_back(self) -> None: ...
-
-    def reload(self) -> list[str]: ...
 
     def apply(self) -> None: ...
 

@@ -6,8 +6,8 @@ dbus-next's own proxies introspect first and hold signals for ever; plain messag
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from dbus_next import Message, MessageType
@@ -62,6 +62,17 @@ class _Watch(NamedTuple):
     on_owner: OnOwner
 
 
+class _Subscription(NamedTuple):
+    owner: str
+    peer: Peer
+    member: str
+    heard: "asyncio.Queue[Signal | None]"
+
+    def fits(self, message: Message) -> bool:
+        wanted = (self.owner, self.peer.path, self.peer.interface, self.member)
+        return (message.sender, message.path, message.interface, message.member) == wanted
+
+
 class Bus:
     """`run` keeps it connected. `watch` tells of a peer's signals, and each time that it comes or goes."""
 
@@ -71,6 +82,7 @@ class Bus:
         self._watches: dict[str, _Watch] = {}
         self._owners: dict[str, str] = {}
         self._connected: list[Callable[[], None]] = []
+        self._subscriptions: list[_Subscription] = []
 
     @property
     def connected(self) -> bool:
@@ -133,6 +145,26 @@ class Bus:
         )  # fmt: skip
         return dict(values)
 
+    @asynccontextmanager
+    async def signals(self, peer: Peer, member: str) -> "AsyncIterator[asyncio.Queue[Signal | None]]":
+        """Hear one signal of a peer while the block lasts; None comes where the bus was lost.
+
+        Unlike `watch` the bus sends nothing more than this, and nothing before and after. As `call` it raises.
+        """
+        bus_peer = Peer(_BUS, _BUS_PATH, _BUS)
+        (owner,) = await self.call(bus_peer, "GetNameOwner", "s", peer.name)
+        rule = f"type='signal',sender='{peer.name}',path='{peer.path}',interface='{peer.interface}',member='{member}'"
+        subscription = _Subscription(owner, peer, member, asyncio.Queue())
+        self._subscriptions.append(subscription)
+        try:
+            await self.call(bus_peer, "AddMatch", "s", rule)
+            yield subscription.heard
+        finally:
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+                with suppress(HomedError):
+                    await self.call(bus_peer, "RemoveMatch", "s", rule)
+
     async def _connect(self) -> Transport:
         bus: Transport | None = None
         try:
@@ -178,6 +210,8 @@ class Bus:
         bus.close()
         for name in list(self._owners):
             self._owned(name, "")
+        while self._subscriptions:
+            self._subscriptions.pop().heard.put_nowait(None)
 
     def _received(self, message: Message) -> None:
         if message.message_type is not MessageType.SIGNAL:
@@ -187,6 +221,10 @@ class Bus:
             if name in self._watches:
                 self._owned(name, owner)
             return
+        for subscription in self._subscriptions:
+            if subscription.fits(message):
+                body = unwrap(message.body)
+                subscription.heard.put_nowait(Signal(message.interface, message.member, message.path, body))
         for name, watch in self._watches.items():
             if self._owners.get(name) == message.sender:
                 signal = Signal(message.interface, message.member, message.path, unwrap(message.body))

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from homed.containers import backup_labels
 from homed.containers.spec import (
     DIGEST_LABEL,
     MANAGED_LABEL,
@@ -25,7 +26,10 @@ _NANOSECONDS = 1_000_000_000
 
 def digest(name: str, spec: ServiceSpec) -> str:
     """What a container is told by: two specs with one digest need no new container."""
-    return hashlib.sha256(msgspec.json.encode(_configuration(name, spec), order="deterministic")).hexdigest()[:16]
+    body = _configuration(name, spec)
+    # How a service is backed up is nothing to its container: a change of it must not take it down.
+    body["Labels"] = {key: value for key, value in body["Labels"].items() if key not in backup_labels.LABELS}
+    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()[:16]
 
 
 def configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:

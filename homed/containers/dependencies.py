@@ -21,6 +21,18 @@ def cycle(graph: Mapping[str, Iterable[str]], start: str) -> list[str]:
     return []
 
 
+def order(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """The names in ranks: each needs only what ranks before it hold. What goes in circles is one last rank."""
+    left = {name: {other for other in names if other in graph} for name, names in graph.items()}
+    ranks = []
+    while left:
+        rank = sorted(name for name, names in left.items() if not names & left.keys()) or sorted(left)
+        ranks.append(rank)
+        for name in rank:
+            del left[name]
+    return ranks
+
+
 def dependents(graph: Mapping[str, Iterable[str]], name: str) -> list[str]:
     """Who names `name` directly."""
     return sorted(other for other, names in graph.items() if name in names)

@@ -7,11 +7,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from homed.containers.model import Listed, from_list
+from homed.containers.model import Listed, Volume, from_list, volume_from
 from homed.containers.spec import MANAGED_LABEL, Registry
 from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
@@ -125,6 +126,47 @@ class Engine:
     async def rename(self, container: str, name: str) -> None:
         await self._call("rename", lambda c: c.rename(container, name))
 
+    async def pause(self, container: str) -> None:
+        """Freeze it. ConflictError where it does not run, or is frozen already."""
+        await self._call("pause", lambda c: c.pause(container), self._slow)
+
+    async def unpause(self, container: str) -> None:
+        """ConflictError where it is not frozen."""
+        await self._call("unpause", lambda c: c.unpause(container), self._slow)
+
+    async def inspect_running(self) -> list[dict[str, Any]]:
+        """What the engine knows of each container that is up, those it cannot tell of left out."""
+
+        def run(client: "APIClient") -> list[dict[str, Any]]:
+            found = []
+            for row in client.containers():
+                with suppress(_not_found()):
+                    found.append(dict(client.inspect_container(row["Id"])))
+            return found
+
+        return await self._call("list", run, self._slow)
+
+    async def find_volume(self, name: str) -> Volume | None:
+        try:
+            return await self._call("inspect_volume", lambda c: volume_from(c.inspect_volume(name)))
+        except NotFoundError:
+            return None
+
+    async def ensure_volume(self, name: str) -> Volume:
+        """The volume of this name, made where there is none."""
+        return await self._call(
+            "create_volume",
+            lambda c: volume_from(c.create_volume(name, driver="local", labels={MANAGED_LABEL: "true"})),
+        )
+
+    async def prepare_exec(self, container: str, command: Sequence[str]) -> str:
+        """The id of a command that `Streams.exec` then runs in a container."""
+        made = await self._call("exec_create", lambda c: c.exec_create(container, list(command)), self._slow)
+        return str(made["Id"])
+
+    async def inspect_exec(self, exec_id: str) -> dict[str, Any]:
+        return await self._call("exec_inspect", lambda c: dict(c.exec_inspect(exec_id)))
+
     async def close(self) -> None:
         # Threads that wait for a slow engine must not hold up the end of the daemon.
         self._quick.shutdown(wait=False, cancel_futures=True)
@@ -183,6 +225,12 @@ class Engine:
 
                 self._client = APIClient(base_url=self.address, version="auto", timeout=_TIMEOUT, max_pool_size=32)
             return self._client
+
+
+def _not_found() -> type[Exception]:
+    from docker.errors import NotFound
+
+    return NotFound
 
 
 def said(error: Any) -> str:

@@ -58,6 +58,7 @@ class Executor:
             plan.CONFIRM: lambda: self._services.confirm(service.name, service.effective),
             plan.REJECT: lambda: self._reject(step, service),
             plan.RESTARTED: lambda: self._services.restarted(service.name),
+            plan.AGAIN: lambda: self._services.start_again(service.name),
             plan.FORGET: lambda: self._services.forget(service.name),
         }[step.act]
         try:

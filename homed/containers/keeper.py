@@ -17,8 +17,9 @@ from homed.config import Containers
 from homed.containers import backoff, plan, records
 from homed.containers.backoff import Failures
 from homed.containers.executor import Executor
+from homed.containers.holds import Holds
 from homed.containers.model import Container
-from homed.containers.plan import Actual, Dependency, Plan, Step, Timing
+from homed.containers.plan import Actual, Dependency, Plan, Step, Timing, Wanted
 from homed.containers.records import Service
 from homed.containers.services import Entry, Services
 from homed.containers.view import View
@@ -33,7 +34,9 @@ _STABLE = 6
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a service stands. `busy`: steps are being taken. `revision`: of the record that was looked at."""
+    """Where a service stands. `busy`: steps are being taken. `revision`: of the record that was looked at; `hold`: the
+    serial of the hold that was heeded, 0 for none.
+    """
 
     status: str = "pending"
     wanted: str = "running"
@@ -47,6 +50,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     container: Container | None = None
     revision: int = 0
     busy: bool = False
+    hold: int = 0
 
 
 class Keeper:
@@ -62,6 +66,7 @@ class Keeper:
         config: Callable[[], Containers],
         dependencies: Callable[[Service], tuple[Dependency, ...]],
         reported: Callable[[str, Report], None],
+        holds: Holds,
     ):
         self.name = name
         self.report = Report()
@@ -72,6 +77,8 @@ class Keeper:
         self._config = config
         self._dependencies = dependencies
         self._reported = reported
+        self._holds = holds
+        self._hold = 0
         self._woken = asyncio.Event()
         self._failures = backoff.NONE
         self._pull = backoff.NONE
@@ -123,13 +130,15 @@ class Keeper:
 
     async def _pass(self, entry: Entry) -> Plan:
         service = entry.service
-        wanted = records.wanted(service)
+        wanted = self._wanted(service)
+        hold = self._holds.find(self.name)
+        self._hold = hold.serial if hold is not None else 0
         if wanted.digest != self._digest:
             self._digest, self._failures, self._pull = wanted.digest, backoff.NONE, backoff.NONE
         containers = self._view.of_service(self.name)
         self._note_ends(containers, wanted.restart_policy)
         try:
-            actual = await self._look(service, wanted.digest, containers)
+            actual = await self._look(service, wanted, containers)
         except HomedError as error:
             return self._fail_to_look(entry, error)
         timing = Timing(now(), time.monotonic(), self._config().settle_time, self._config().start_timeout)
@@ -143,9 +152,12 @@ class Keeper:
                 break
         return decided
 
-    async def _look(self, service: Service, digest: str, containers: tuple[Container, ...]) -> Actual:
-        fits = any(container.digest == digest for container in containers)
-        needs_image = not fits and service.enabled and not service.stopped and not service.deleting
+    def _wanted(self, service: Service) -> Wanted:
+        return records.wanted(service, self._holds.find(self.name), self._holds.spared(self.name))
+
+    async def _look(self, service: Service, wanted: Wanted, containers: tuple[Container, ...]) -> Actual:
+        fits = any(container.digest == wanted.digest for container in containers)
+        needs_image = not fits and wanted.run and not (wanted.removed or wanted.held or wanted.frozen)
         namesake = self._view.named(self.name)
         return Actual(
             containers=containers,
@@ -215,7 +227,9 @@ class Keeper:
                 await asyncio.wait({pull, waker}, return_when=asyncio.FIRST_COMPLETED)
                 waker.cancel()
                 current = self._services.find(self.name)
-                if current is None or records.wanted(current.service) != records.wanted(entry.service):
+                if current is None or self._holds.find(self.name) is not None:
+                    return
+                if records.wanted(current.service) != records.wanted(entry.service):
                     return
             pull.result()
         finally:
@@ -274,6 +288,7 @@ class Keeper:
                 container=container,
                 revision=entry.revision,
                 busy=bool(decided.steps),
+                hold=self._hold,
             )
         )
 

@@ -71,6 +71,20 @@ class Listed(NamedTuple):
         return (state, self.name, self.health) == (known.state, known.name, known.health)
 
 
+class Volume(NamedTuple):
+    """`path` is where its data lies on the board; `options` are those of its driver."""
+
+    name: str
+    path: str
+    driver: str
+    options: Mapping[str, str]
+
+
+def volume_from(data: Mapping[str, Any]) -> Volume:
+    """From `GET /volumes/{name}`."""
+    return Volume(data["Name"], data["Mountpoint"], data["Driver"], data.get("Options") or {})
+
+
 def from_list(row: Mapping[str, Any]) -> Listed:
     """From a row of `GET /containers/json`, which says of the health in words for people only."""
     # Other names of it, made by links, have a second slash.

@@ -15,6 +15,8 @@ class Wanted(NamedTuple):
     """`digest` names the container's configuration (`creation.digest`).
 
     `confirmed`: it has run well. `can_fall_back`: another one has (`good`), and takes its place if this one does not.
+    `again`: it was stopped for a while only. `held` and `frozen` say why it is kept down, or left alone, for a while; its health is not judged before
+    `spared_until` (monotonic).
     """
 
     name: str
@@ -22,12 +24,21 @@ class Wanted(NamedTuple):
     run: bool
     removed: bool = False
     restart: bool = False
+    again: bool = False
     confirmed: bool = False
     can_fall_back: bool = False
     good: str = ""
     restart_policy: str = "unless-stopped"
     stop_timeout: int = 10
     why_not: str = "stopped"
+    held: str = ""
+    frozen: str = ""
+    spared_until: float = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be started whatever its policy and its failures say."""
+        return self.restart or self.again
 
     @property
     def on_trial(self) -> bool:
@@ -77,6 +88,10 @@ STAND_IN, STAND_IN_FAILED, STAND_IN_PAUSE = "stand_in", "stand_in_failed", 5.0
 CRASHED, START_FAILED = "crashed", "start_failed"
 BAD_STARTS = (CRASHED, START_FAILED)
 CONFIRM, REJECT, RESTARTED, FORGET = "confirm", "reject", "restarted", "forget"
+# Remember that what is stopped for a while is to be started again, whatever its policy says of an end.
+AGAIN = "again"
+# The reasons of a service that is held, and of one that is frozen.
+HELD, FROZEN = "held", "backup"
 
 
 class Plan(NamedTuple):
@@ -92,11 +107,32 @@ class Plan(NamedTuple):
 def plan(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
     if any(container.state is State.REMOVING for container in actual.containers):
         return Plan("stopping", reason="removing", message="a container of it is being removed")
+    if wanted.held:
+        return _hold(wanted, actual)
+    if wanted.frozen:
+        return _leave(wanted, actual)
     if wanted.removed:
         return _remove(wanted, actual)
     if not wanted.run:
         return _stop(wanted, actual)
     return _run(wanted, actual, timing)
+
+
+def _hold(wanted: Wanted, actual: Actual) -> Plan:
+    """Stop what is up, and nothing else: what its owner wants is done afterwards."""
+    up = [container for container in actual.containers if container.is_up]
+    if not up:
+        return Plan(HELD, reason=HELD, message=wanted.held)
+    first = [Step(AGAIN)] if wanted.run and not wanted.removed and not wanted.is_due else []
+    stops = [Step(STOP, container.id, timeout=wanted.stop_timeout) for container in up]
+    return Plan("stopping", (*first, *stops))
+
+
+def _leave(wanted: Wanted, actual: Actual) -> Plan:
+    states = {container.state for container in actual.containers}
+    up = any(container.is_up for container in actual.containers)
+    status = "paused" if State.PAUSED in states else "running" if up else "stopped"
+    return Plan(status, reason=FROZEN, message=wanted.frozen)
 
 
 def _remove(wanted: Wanted, actual: Actual) -> Plan:
@@ -115,7 +151,7 @@ def _stop(wanted: Wanted, actual: Actual) -> Plan:
             steps.append(Step(STOP, container.id, timeout=wanted.stop_timeout))
         if container.digest != wanted.digest:
             steps.append(Step(REMOVE, container.id))
-    if wanted.restart:
+    if wanted.is_due:
         steps.append(Step(RESTARTED))
     if steps:
         return Plan("stopping", tuple(steps))
@@ -197,6 +233,8 @@ def _watch(wanted: Wanted, current: Container, others: tuple[Container, ...], ac
     if wanted.restart:
         stop = Step(STOP, current.id, timeout=wanted.stop_timeout)
         return Plan("restarting", (stop, Step(START, current.id), Step(RESTARTED)))
+    if wanted.again:  # it runs: it was let go before it was stopped
+        return Plan("running", (Step(RESTARTED),))
     if current.state is State.PAUSED:
         return Plan("paused", reason="paused", message="its container was paused by hand: it stays so")
     uptime = (timing.now - current.started_at).total_seconds() if current.started_at else 0.0
@@ -208,17 +246,21 @@ def _watch(wanted: Wanted, current: Container, others: tuple[Container, ...], ac
         if not wanted.confirmed:
             steps.insert(0, Step(CONFIRM))
         return Plan("running", tuple(steps))
-    if wanted.on_trial and current.health == "starting" and uptime > timing.start_timeout:
+    spared = timing.mono < wanted.spared_until
+    if wanted.on_trial and current.health == "starting" and uptime > timing.start_timeout and not spared:
         return Plan("failed", (Step(REJECT, text=f"it was not healthy within {timing.start_timeout:.0f} s"),))
     status = "starting" if current.health == "starting" else "running"
     wait = timing.start_timeout if current.health == "starting" else timing.settle
     message = "its health check has not passed yet" if current.health else f"it runs for less than {wait:.0f} s"
     # Past the wait there is nothing to look for: the engine tells when the health changes.
-    next_at = timing.mono + wait - uptime + 0.05 if uptime < wait else None
+    next_at = timing.mono + wait - uptime + 0.05 if uptime < wait else wanted.spared_until if spared else None
     return Plan(status, (), "settling", message, next_at)
 
 
 def _unhealthy(wanted: Wanted, current: Container, actual: Actual, timing: Timing) -> Plan:
+    if timing.mono < wanted.spared_until:
+        message = "its health check fails; it was frozen until a moment ago, and gets another look"
+        return Plan("unhealthy", (), "unhealthy", message, wanted.spared_until)
     if wanted.on_trial:
         return Plan("failed", (Step(REJECT, text="its health check failed"),))
     if wanted.restart_policy == "no":
@@ -234,12 +276,12 @@ def _bring_up(
     wanted: Wanted, current: Container, others: tuple[Container, ...], actual: Actual, timing: Timing
 ) -> Plan:
     start_failed = actual.failures.reason == START_FAILED
-    if wanted.restart and start_failed:  # it was tried; from here on it waits like any other
+    if wanted.is_due and start_failed:  # it was tried; from here on it waits like any other
         return Plan("starting", (Step(RESTARTED),))
-    if wanted.on_trial and actual.failures.reason in BAD_STARTS and not wanted.restart:
+    if wanted.on_trial and actual.failures.reason in BAD_STARTS and not wanted.is_due:
         return Plan("failed", (Step(REJECT, text=actual.failures.message),))
     # After a start that failed, the end before it is not what the policy judges: homed may have stopped it itself.
-    if current.state is not State.CREATED and not wanted.restart and not start_failed:
+    if current.state is not State.CREATED and not wanted.is_due and not start_failed:
         if ended_well(current, wanted.restart_policy):
             return _done(wanted, current, others)
         refused = _policy_refuses(wanted, current, actual.failures)
@@ -248,7 +290,7 @@ def _bring_up(
     waiting = None if any(other.is_up for other in others) else _waiting(actual)
     if waiting is not None:
         return waiting
-    if actual.failures.next_at > timing.mono and not wanted.restart:
+    if actual.failures.next_at > timing.mono and not wanted.is_due:
         reason, message = actual.failures.reason, actual.failures.message
         return Plan("waiting", (), reason, message, actual.failures.next_at)
     if actual.name_taken is not None and current.name != wanted.name:
@@ -256,7 +298,7 @@ def _bring_up(
     steps = [Step(STOP, other.id, timeout=wanted.stop_timeout) for other in others if other.is_up]
     steps += _take_name(wanted, current, others)
     steps.append(Step(START, current.id))
-    if wanted.restart:
+    if wanted.is_due:
         steps.append(Step(RESTARTED))
     return Plan("starting", tuple(steps))
 

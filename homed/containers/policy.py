@@ -57,7 +57,7 @@ def _violations(
         if not volume.is_path:
             continue
         # What is in /proc leads elsewhere for each process that looks: where to, cannot be told for the engine.
-        if _inside(os.path.normpath(f"/{volume.source.lstrip('/')}"), "/proc") and not allowed.allow_host_root:
+        if inside(os.path.normpath(f"/{volume.source.lstrip('/')}"), "/proc") and not allowed.allow_host_root:
             yield FieldError(f"volumes[{i}]", f"{volume.source} is the system's: containers.allow_host_root is off")
             continue
         try:
@@ -76,19 +76,24 @@ def _violations(
             yield FieldError(f"devices[{i}]", "is raw memory or a disk: containers.allow_privileged is off")
 
 
+def is_the_systems(real: str, state: Path, resolve: Callable[[str], str] = real_path) -> bool:
+    """Whether a path, links followed, is the system's or homed's own, or holds some of it: whatever is allowed."""
+    return _is_system(real, read_only=False, state=resolve(str(state)))
+
+
 def _holds_socket(real: str, engine: str, *others: str) -> bool:
-    return _inside(engine, real) or _inside(others[1], others[0])
+    return inside(engine, real) or inside(others[1], others[0])
 
 
 def _is_system(real: str, read_only: bool, state: str) -> bool:
-    if read_only and any(_inside(real, path) for path in _READABLE):
+    if read_only and any(inside(real, path) for path in _READABLE):
         return False
     if _HOME.fullmatch(real):
         return True
-    return any(_inside(path, real) or _inside(real, path) for path in (*_SYSTEM, state))
+    return any(inside(path, real) or inside(real, path) for path in (*_SYSTEM, state))
 
 
-def _inside(path: str, folder: str) -> bool:
+def inside(path: str, folder: str) -> bool:
     folder = folder.rstrip("/")
     return not folder or path == folder or path.startswith(f"{folder}/")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from homed.config import Containers
 from homed.containers.executor import Executor
+from homed.containers.holds import Holds
 from homed.containers.keeper import Keeper, Report
 from homed.containers.model import Container, State
 from homed.containers.plan import Dependency
@@ -37,6 +38,7 @@ class Reconciler:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._stopping = False
+        self.holds = Holds()
 
     def start(self) -> None:
         self._services.listen(self._service_changed)
@@ -59,6 +61,10 @@ class Reconciler:
         if name in self._keepers:
             self._keepers[name].retry()
 
+    def wake(self, name: str) -> None:
+        if name in self._keepers:
+            self._keepers[name].wake()
+
     def wake_all(self) -> None:
         for keeper in self._keepers.values():
             keeper.wake()
@@ -68,6 +74,10 @@ class Reconciler:
 
         Returns where it stands then, or after `timeout` seconds; None where it is gone.
         """
+        return await self.until(name, lambda report: report.revision >= revision and not report.busy, timeout)
+
+    async def until(self, name: str, reached: Callable[[Report], bool], timeout: float) -> Report | None:
+        """Wait for a report that `reached` takes; the last one after `timeout` seconds, None where it is gone."""
         changed = asyncio.Event()
         waiters = self._waiters.setdefault(name, set())
         waiters.add(changed)
@@ -75,7 +85,7 @@ class Reconciler:
             async with asyncio.timeout(timeout):
                 while (keeper := self._keepers.get(name)) is not None:
                     report = keeper.report
-                    if report.revision >= revision and not report.busy:
+                    if reached(report):
                         return report
                     changed.clear()
                     await changed.wait()
@@ -97,6 +107,7 @@ class Reconciler:
             self._config,
             self._dependencies,
             self._reported,
+            self.holds,
         )
         self._keepers[name] = keeper
         task = asyncio.create_task(self._run(keeper), name=f"keep {name}")

@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 
 from homed.containers import creation
+from homed.containers.holds import Hold
 from homed.containers.plan import Wanted
 from homed.containers.spec import ServiceSpec
 
@@ -18,7 +19,8 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """`good` is the last configuration that ran well; `restart` is a restart that was asked for and not done yet.
+    """`good` is the last configuration that ran well; `restart` is a restart that was asked for and not done yet;
+    `again`: homed stopped it for a while, and is to start it again.
 
     `deleting` stays until the containers are gone, so that a deletion survives everything.
     """
@@ -28,6 +30,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     stopped: bool = False
     restart: bool = False
+    again: bool = False
     deleting: bool = False
     good: ServiceSpec | None = None
     rejected: Rejected | None = None
@@ -49,7 +52,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         return self.good if self.fallback and self.good is not None else self.spec
 
 
-def wanted(service: Service) -> Wanted:
+def wanted(service: Service, hold: Hold | None = None, spared_until: float = 0.0) -> Wanted:
     spec = service.effective
     now = creation.digest(service.name, spec)
     good = None if service.good is None else creation.digest(service.name, service.good)
@@ -59,10 +62,14 @@ def wanted(service: Service) -> Wanted:
         run=service.enabled and not service.stopped,
         removed=service.deleting,
         restart=service.restart,
+        again=service.again,
         confirmed=good == now,
         can_fall_back=good is not None and good != now,
         good=good or "",
         restart_policy=spec.restart_policy,
         stop_timeout=spec.stop_timeout,
         why_not="disabled" if not service.enabled else "stopped",
+        held=hold.why if hold is not None and not hold.frozen else "",
+        frozen=hold.why if hold is not None and hold.frozen else "",
+        spared_until=spared_until,
     )

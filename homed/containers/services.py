@@ -1,7 +1,8 @@
 """The services that are wanted: kept in the store, changed by compare-and-set, told to the reconciler."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -10,14 +11,15 @@ from homed.clock import now
 from homed.containers import dependencies
 from homed.containers.records import Rejected, Service
 from homed.containers.spec import ServiceSpec
-from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
+from homed.errors import ConflictError, FieldError, HomedError, NotFoundError, ValidationError
 from homed.store.base import Store
 
+log = logging.getLogger(__name__)
 BUCKET = "services"
 _LOOK = 10.0
 # All of them are held in memory, and read at each start: a homed that cannot hold them would never start again.
-_MOST_SERVICES = 512
-_LONGEST_SPEC = 64 * 1024
+MOST_SERVICES = 512
+LONGEST_SPEC = 64 * 1024
 
 
 class Entry(NamedTuple):
@@ -60,6 +62,10 @@ class Services:
             raise NotFoundError(f"Service '{name}' not found", code="SERVICE_NOT_FOUND", details={"service_name": name})
         return entry
 
+    def refused(self, spec: ServiceSpec) -> list[FieldError]:
+        """What the board does not give it. It looks at paths: a folder whose disk or server hangs holds it up."""
+        return list(self._allow(spec))
+
     def graph(self) -> dict[str, tuple[str, ...]]:
         return {name: entry.service.spec.depends_on for name, entry in self._entries.items()}
 
@@ -69,8 +75,8 @@ class Services:
             if name in self._entries:
                 state = "is being deleted" if self._entries[name].service.deleting else "exists already"
                 raise ConflictError(f"Service '{name}' {state}", code="SERVICE_EXISTS", details={"service_name": name})
-            if len(self._entries) >= _MOST_SERVICES:
-                raise ConflictError(f"there are {_MOST_SERVICES} services already", code="TOO_MANY_SERVICES")
+            if len(self._entries) >= MOST_SERVICES:
+                raise ConflictError(f"there are {MOST_SERVICES} services already", code="TOO_MANY_SERVICES")
             await self._check(name, spec)
             moment = now()
             service = Service(name=name, spec=spec, enabled=enabled, created_at=moment, updated_at=moment)
@@ -113,16 +119,53 @@ class Services:
         rejected = Rejected(digest, reason, now())
         await self._note(name, lambda service: msgspec.structs.replace(service, rejected=rejected))
 
+    async def start_again(self, name: str) -> None:
+        """Remember that it is stopped for a while only."""
+        await self._note(name, lambda service: msgspec.structs.replace(service, again=True))
+
     async def restarted(self, name: str) -> None:
-        await self._note(name, lambda service: msgspec.structs.replace(service, restart=False))
+        await self._note(name, lambda service: msgspec.structs.replace(service, restart=False, again=False))
 
     async def forget(self, name: str) -> None:
         async with self._lock:
             entry = self._entries.get(name)
-            if entry is not None:
-                await self._store.delete(BUCKET, name, entry.revision)
-                del self._entries[name]
-                self._tell(name)
+            if entry is not None and entry.service.deleting:  # a restore may have brought it back meanwhile
+                await self._delete(entry)
+
+    async def put(self, wanted: Sequence[Service]) -> None:
+        """Have these services as they are given: changed, or made. All of them, or StoreError and none.
+
+        They were checked (`restoring.problems`). Done twice, it does nothing more.
+        """
+        async with self._lock:
+            written: list[tuple[str, Service | None]] = []
+            try:
+                for service in wanted:
+                    entry = self._entries.get(service.name)
+                    old = None if entry is None else entry.service
+                    new = _restored(service, old)
+                    if new != old:
+                        written.append((service.name, old))
+                        await self._write(new, 0 if entry is None else entry.revision)
+            except HomedError:
+                for name, old in reversed(written):
+                    await self._put_back(name, old)
+                raise
+
+    async def _put_back(self, name: str, old: Service | None) -> None:
+        entry = self._entries.get(name)
+        if entry is None or entry.service == old:  # this is the write that failed
+            return
+        try:
+            await (self._delete(entry) if old is None else self._write(old, entry.revision))
+        except HomedError as error:
+            log.error("%s is not as it was before a restore that failed: %s", name, error.message)  # noqa: TRY400
+
+    async def _delete(self, entry: Entry) -> None:
+        name = entry.service.name
+        await self._store.delete(BUCKET, name, entry.revision)
+        del self._entries[name]
+        self._tell(name)
 
     async def _note(self, name: str, change: Callable[[Service], Service]) -> None:
         """Remember something of homed's own; the owner's `updated_at` stays."""
@@ -151,8 +194,8 @@ class Services:
             for i, other in enumerate(spec.depends_on)
             if other != name and (other not in self._entries or self._entries[other].service.deleting)
         ]
-        if len(msgspec.json.encode(spec)) > _LONGEST_SPEC:
-            errors.append(FieldError("", f"a service's configuration may have at most {_LONGEST_SPEC} bytes"))
+        if len(msgspec.json.encode(spec)) > LONGEST_SPEC:
+            errors.append(FieldError("", f"a service's configuration may have at most {LONGEST_SPEC} bytes"))
         loop = dependencies.cycle({**self.graph(), name: spec.depends_on}, name)
         if loop:
             errors.append(FieldError("depends_on", f"would make a circle: {' → '.join(loop)}"))
@@ -168,3 +211,17 @@ class Services:
                 return list(await asyncio.to_thread(self._allow, spec))
         except TimeoutError:
             return [FieldError("volumes", f"could not be looked at within {_LOOK:.0f} s")]
+
+
+def _restored(service: Service, old: Service | None) -> Service:
+    """As a backup has it. What was being done with it then is over; that it is to be started again now is not."""
+    moment = now()
+    new = msgspec.structs.replace(
+        service,
+        deleting=False,
+        restart=False,
+        again=old is not None and (old.again or old.restart),
+        created_at=service.created_at if old is None else old.created_at,
+        updated_at=moment if old is None else old.updated_at,
+    )
+    return new if new == old else msgspec.structs.replace(new, updated_at=moment)

@@ -2,13 +2,15 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
+from posixpath import normpath
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from homed.containers import backup_labels
 from homed.errors import FieldError, ValidationError
 
 # As Docker Engine names containers: of two characters at least.
@@ -110,6 +112,11 @@ class VolumeMapping(NamedTuple):
     def is_path(self) -> bool:
         return self.source.startswith("/")
 
+    @property
+    def name(self) -> str:
+        """The source, in one way of writing."""
+        return normpath(f"/{self.source.lstrip('/')}") if self.is_path else self.source
+
 
 class DeviceMapping(NamedTuple):
     source: str
@@ -140,6 +147,7 @@ def field_errors(values: Mapping[str, Any]) -> list[FieldError]:
         if not _VARIABLE.fullmatch(name)
     ]
     errors += _label_errors(values.get("labels", {}))
+    errors += backup_labels.errors(values.get("labels", {}), _mounted(values.get("volumes")))
     depends_on = values.get("depends_on", ())
     if len(set(depends_on)) != len(depends_on):
         errors.append(FieldError("depends_on", "names a service twice"))
@@ -229,11 +237,19 @@ def _label_errors(labels: dict[str, str]) -> list[FieldError]:
     for name, value in labels.items():
         if not name or "\0" in name:
             errors.append(FieldError("labels", "a name must not be empty"))
-        elif name.startswith("io.homed."):
+        elif name.startswith("io.homed.") and name not in backup_labels.LABELS:
             errors.append(FieldError(f"labels.{name}", "begins with io.homed., which is homed's own"))
         elif name == MANAGED_LABEL and value != "true":
             errors.append(FieldError(f"labels.{name}", "is homed's own and always 'true'"))
     return errors
+
+
+def _mounted(volumes: Sequence[str] | None) -> list[str] | None:
+    """What a service mounts, by name or path; None where not all of it is known to be right."""
+    try:
+        return None if volumes is None else [parse_volume(text).name for text in volumes[:_MOST_ENTRIES]]
+    except ValueError:
+        return None
 
 
 def _note(errors: list[FieldError], field: str, parse: Any, value: object) -> None:

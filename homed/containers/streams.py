@@ -5,12 +5,12 @@ docker-py would hold a thread for each follower and parse frames one read at a t
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import aiohttp
 
-from homed.errors import EngineError, EngineUnavailableError, NotFoundError
+from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
 # Without these, the checks that containers run would wake homed at every beat.
 _EVENTS = (
@@ -54,19 +54,29 @@ class Streams:
         async with self._get(f"/containers/{container}/logs", parameters) as response:
             yield self._chunks(response)
 
+    @asynccontextmanager
+    async def exec(self, exec_id: str) -> "AsyncIterator[AsyncIterator[bytes]]":
+        """Run what was prepared in a container, and follow its output. Leaving does not end it."""
+        body = {"Detach": False, "Tty": False}
+        async with self._ask("POST", f"/exec/{exec_id}/start", json=body) as response:
+            yield self._chunks(response)
+
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         try:
             async for chunk in response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailableError(f"Docker Engine's log broke off: {error}") from error
+            raise EngineUnavailableError(f"Docker Engine's stream broke off: {error}") from error
+
+    def _get(self, path: str, parameters: Mapping[str, str]) -> "AbstractAsyncContextManager[aiohttp.ClientResponse]":
+        return self._ask("GET", path, params=parameters)
 
     @asynccontextmanager
-    async def _get(self, path: str, parameters: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _ask(self, method: str, path: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         session = self._open()
         base = "http://docker" if self._address.startswith("unix://") else self._address.replace("tcp://", "http://", 1)
         try:
-            response = await session.get(f"{base}{path}", params=parameters)
+            response = await session.request(method, f"{base}{path}", **more)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise EngineUnavailableError(f"Docker Engine cannot be reached at {self._address}") from error
         async with response:
@@ -75,6 +85,8 @@ class Streams:
                 message = _message(text)
                 if response.status == 404:
                     raise NotFoundError(message, code="CONTAINER_NOT_FOUND")
+                if response.status == 409:
+                    raise ConflictError(message, code="DOCKER_ERROR")
                 raise EngineError(message)
             yield response
 

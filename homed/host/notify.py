@@ -5,12 +5,15 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
 log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 0.1
+# As sd_booted(3) tells it.
+_RUNS_HERE = Path("/run/systemd/system")
 
 
 class ListenSocket(msgspec.Struct, frozen=True):
@@ -32,6 +35,10 @@ class Notifier:
     def __init__(self, environment: Mapping[str, str] | None = None):
         self._environment = os.environ if environment is None else environment
         self._address = _address(self._environment.get("NOTIFY_SOCKET", ""))
+
+    def under_systemd(self) -> bool:
+        """Whether this process is a unit of the systemd that runs here."""
+        return bool(self._address) and _RUNS_HERE.is_dir()
 
     def ready(self, status: str) -> bool:
         """Started, or done with reloading."""

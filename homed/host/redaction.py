@@ -13,6 +13,7 @@ MASK = "***"
 # as a whole, and what turns out to be harmless is put back as it was.
 _KEY = re.compile(r"hk_([A-Za-z0-9-]+)_[^\s\"'\\,;)&<>\]}]+")
 _DOTTED = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
+_AGE = re.compile(r"(AGE-SECRET-KEY-(?:PQ-)?1)[A-Z0-9]+", re.IGNORECASE)
 _USERINFO = re.compile(r"://([^\s/:@]*):[^\s/]*@")
 _BEARER = re.compile(r"(\bBearer\s+)([^\s\"'\\,;)]+)", re.IGNORECASE)
 _NAMED = re.compile(
@@ -50,6 +51,7 @@ def redact(text: str) -> str:
     text = _KEY.sub(rf"hk_\1_{MASK}", text)
     if "eyJ" in text:
         text = _DOTTED.sub(_mask_jwt, text)
+    text = _AGE.sub(rf"\1{MASK}", text)
     text = _NAMED.sub(_mask_named, text)
     text = _BEARER.sub(_mask_bearer, text)
     return _USERINFO.sub(rf"://\1:{MASK}@", text)

@@ -262,6 +262,15 @@ async def test_a_trusted_listener_wants_a_key_where_the_configuration_says_so(se
         assert answer.status == 401
 
 
+async def test_the_command_lines_socket_needs_no_key_and_no_name_and_has_no_limit(tmp_path: Path) -> None:
+    strict = config(Limits(services=1), require_key=True)
+    async with serve(tmp_path, strict, control=True) as server:
+        for _ in range(3):
+            async with server.request("GET", "/things/a", headers={"Host": "any.name"}) as answer:
+                assert (answer.status, (await answer.json())["caller"]) == (200, "local")
+                assert "X-RateLimit-Limit" not in answer.headers
+
+
 async def test_a_wrong_key_is_refused_also_where_none_is_needed(server: Server) -> None:
     for headers in (
         {"X-API-Key": "hk_00000000_" + "0" * 48},

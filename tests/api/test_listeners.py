@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -71,21 +73,21 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Listeners]]
 
 @asynccontextmanager
 async def started(
-    config: Config, passed: Sequence[socket.socket] = (), connections: int = 100
+    config: Config, passed: Sequence[socket.socket] = (), connections: int = 100, control: Path | None = None
 ) -> AsyncIterator[Listeners]:
     """Listeners whose only route tells where a request came from."""
     made = Listeners(connections)
 
     async def tell(request: web.Request) -> web.Response:
         origin = made.locate(request)
-        return web.json_response({"address": origin.address, "trusted": origin.trusted, "only": origin.only})
+        return web.json_response(origin._asdict())
 
     application = web.Application()
     application.router.add_get("/", tell)
     runner = listeners.runner_for(application)
     await runner.setup()
     try:
-        await made.start(runner, config, passed, None)
+        await made.start(runner, config, passed, None, control)
         yield made
     finally:
         made.close()
@@ -98,10 +100,14 @@ async def ask(url: str, connector: aiohttp.BaseConnector | None = None) -> dict[
         return told
 
 
+def told(address: str, *, control: bool = False) -> dict[str, object]:
+    return {"address": address, "trusted": True, "only": None, "control": control}
+
+
 async def test_a_loopback_listener_is_trusted() -> None:
     port = free_port()
     async with started(Config(api=Api(port=port))) as made:
-        assert await ask(f"http://127.0.0.1:{port}/") == {"address": "127.0.0.1", "trusted": True, "only": None}
+        assert await ask(f"http://127.0.0.1:{port}/") == told("127.0.0.1")
         assert made.open == [f"http://127.0.0.1:{port}"]
 
 
@@ -131,9 +137,7 @@ async def test_a_unix_socket_is_trusted_private_and_taken_away_at_the_end(tmp_pa
     config = Config(api=Api(port=free_port(), listen=(f"unix:{path}",)))
     async with started(config):
         assert path.stat().st_mode & 0o777 == 0o660
-        assert await ask("http://board/", aiohttp.UnixConnector(str(path))) == {
-            "address": "unix", "trusted": True, "only": None,
-        }  # fmt: skip
+        assert await ask("http://board/", aiohttp.UnixConnector(str(path))) == told("unix")
     assert not path.exists()
 
 
@@ -212,3 +216,49 @@ async def test_a_connection_past_the_limit_is_answered_and_ended() -> None:
                 writer.close()
         for one in (writer, held[1]):
             one.close()
+
+
+@contextlib.contextmanager
+def short(path: Path) -> Iterator[str]:
+    """A name of at most 107 bytes for a path."""
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+@pytest.mark.parametrize("folder", ["state", "state/" + "very-long/" * 20])
+async def test_the_command_lines_socket_is_known_for_what_it_is(tmp_path: Path, folder: str) -> None:
+    path, other = tmp_path / folder / "control.sock", tmp_path / "api.sock"
+    path.parent.mkdir(parents=True)
+    port = free_port()
+    async with started(Config(api=Api(port=port, listen=(f"unix:{other}",))), control=path) as made:
+        with short(path) as name:
+            assert await ask("http://any/", aiohttp.UnixConnector(name)) == told("unix", control=True)
+        assert await ask("http://any/", aiohttp.UnixConnector(str(other))) == told("unix")
+        assert await ask(f"http://127.0.0.1:{port}/") == told("127.0.0.1")
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert made.open == [f"http://127.0.0.1:{port}", f"unix:{other}"]
+    assert not path.exists()
+
+
+async def test_the_command_lines_socket_takes_the_place_of_one_that_was_left(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with started(Config(api=Api(port=free_port())), control=path):
+        assert await ask("http://any/", aiohttp.UnixConnector(str(path))) == told("unix", control=True)
+
+
+async def test_without_the_command_lines_socket_the_rest_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path) -> socket.socket:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(listeners, "_beside", full)
+    port = free_port()
+    async with started(Config(api=Api(port=port)), control=tmp_path / "control.sock"):
+        assert await ask(f"http://127.0.0.1:{port}/") == told("127.0.0.1")
+    assert "No space left on device" in caplog.text

@@ -130,5 +130,7 @@ async def test_the_documented_paths_of_homei_are_there(routes: list[tuple[Family
         "POST /api/v1/services", f"PUT {one}", f"DELETE {one}", f"POST {one}/start", f"POST {one}/stop",
         f"POST {one}/restart", "GET /api/v1/containers", f"GET {container}", f"GET {container}/logs",
         f"GET {container}/stats", "GET /metrics", "GET /api/v1/system/info", "GET /api/v1/config",
-        "PUT /api/v1/config", "GET /ws/containers/{container_id}/logs", "GET /ws/events", "GET /docs", "GET /redoc",
+        "PUT /api/v1/config", "GET /api/v1/backups", "POST /api/v1/backups", "DELETE /api/v1/backups/{backup_name}",
+        "POST /api/v1/backups/{backup_name}/restore",
+        "GET /ws/containers/{container_id}/logs", "GET /ws/events", "GET /docs", "GET /redoc",
     }  # fmt: skip

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
@@ -7,7 +8,7 @@ from homed.backups.ports import Capture, Hook, Mode, Services
 from homed.errors import BackupError
 
 
-class Fake(Services):
+class Fake:
     """Notes what it is asked; `fails` names an act that fails."""
 
     def __init__(self, *, fails: str = "", gone: Sequence[str] = (), overdue: int | None = None):
@@ -56,7 +57,7 @@ def capturing(services: Fake, warnings: list[str], killed: list[tuple[int, str]]
         if killed is not None:
             killed.append((pid, container))
 
-    return Capturing(services, CAPTURES, warnings.append, kill)
+    return Capturing(cast(Services, services), CAPTURES, warnings.append, kill)
 
 
 async def test_hooks_run_before_anything_stands_still_and_after_all_goes_on() -> None:

@@ -184,7 +184,7 @@ async def test_what_services_hold_is_bounded(tmp_path: Path, monkeypatch: pytest
     big = ServiceSpec(image="app:1", environment={f"V{i}": "x" * 4096 for i in range(20)})
     with pytest.raises(ValidationError, match="at most 65536 bytes"):
         await kept.create("web", big, enabled=True)
-    monkeypatch.setattr(services, "_MOST_SERVICES", 2)
+    monkeypatch.setattr(services, "MOST_SERVICES", 2)
     for name in ("s1", "s2"):
         await kept.create(name, ServiceSpec(image="app:1"), enabled=True)
     with pytest.raises(ConflictError) as full:

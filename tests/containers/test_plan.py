@@ -12,6 +12,7 @@ from homed.containers import backoff, plan
 from homed.containers.backoff import Failures
 from homed.containers.model import Container, State
 from homed.containers.plan import (
+    AGAIN,
     CONFIRM,
     CREATE,
     FORGET,
@@ -278,6 +279,102 @@ def test_a_paused_container_is_restarted_where_that_is_asked_for() -> None:
     assert acts(decide(WANTED._replace(restart=True), container(state=State.PAUSED))) == [STOP, START, RESTARTED]
 
 
+HELD = WANTED._replace(held="it is being restored")
+FROZEN = WANTED._replace(frozen="its data is captured")
+
+
+def test_a_held_service_is_stopped_and_remembered_as_one_to_start_again() -> None:
+    decided = decide(HELD, container())
+    assert (decided.status, acts(decided)) == ("stopping", [AGAIN, STOP])
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        HELD._replace(restart=True), HELD._replace(run=False), HELD._replace(removed=True),
+        HELD._replace(digest="b", good="a", can_fall_back=True, confirmed=False, restart=True),
+    ],
+    ids=["restart", "stopped", "deleted", "changed"],
+)  # fmt: skip
+def test_of_a_held_service_nothing_is_done_but_that_it_stops(wanted: Wanted) -> None:
+    up, down = container("c1"), ended("c2", digest="old", name="web.old.old")
+    assert [(step.act, step.container) for step in decide(wanted, up, down).steps] == [(STOP, "c1")]
+    assert decide(wanted, down) == Plan("held", reason="held", message="it is being restored")
+    assert decide(wanted, image_present=False) == Plan("held", reason="held", message="it is being restored")
+
+
+def test_a_container_paused_by_hand_is_stopped_where_its_service_is_held() -> None:
+    assert STOP in acts(decide(HELD, container(state=State.PAUSED)))
+
+
+def test_what_was_held_is_started_whatever_its_policy_says_of_its_end() -> None:
+    world = World({"a": GOOD}, Record(policy="no"))
+    world.settle()
+    world.record.held = "it is being restored"
+    assert world.settle().reason == "held" and not world.up()
+    world.record.held = ""
+    assert world.settle().status == "running" and world.up()
+    assert not world.record.again
+
+
+def test_what_was_let_go_before_it_was_stopped_is_not_restarted() -> None:
+    assert acts(decide(WANTED._replace(again=True), container())) == [RESTARTED]
+
+
+def test_what_its_owner_stops_while_it_is_held_stays_stopped() -> None:
+    world = simulation.running({})
+    world.record.held = "it is being restored"
+    world.settle()
+    _do(world, "stop")
+    assert world.settle().reason == "held"
+    world.record.held = ""
+    assert world.settle().reason == "stopped" and not world.up()
+
+
+def test_a_held_service_is_not_taken_back_for_its_stop() -> None:
+    world = simulation.running({"b": HEALTHY})
+    world.update("b")
+    while not any(box.digest == "b" for box in world.up()):
+        world.pass_once()
+    world.record.held = "it is being restored"
+    world.settle()
+    world.record.held = ""
+    world.settle()
+    assert (world.record.good, world.record.rejected) == ("b", None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "status"),
+    [
+        (FROZEN, {}, "running"),
+        (FROZEN, {"state": State.PAUSED}, "paused"),
+        (FROZEN, {"state": State.PAUSED, "health": "unhealthy"}, "paused"),
+        (FROZEN._replace(restart=True), {"state": State.PAUSED}, "paused"),
+        (FROZEN._replace(run=False), {"state": State.PAUSED}, "paused"),
+        (FROZEN._replace(removed=True), {"state": State.PAUSED}, "paused"),
+        (FROZEN._replace(digest="b"), {"state": State.PAUSED}, "paused"),
+        (FROZEN, {"state": State.STOPPED, "exit_code": 1}, "stopped"),
+    ],
+)
+def test_a_frozen_service_is_left_alone_whatever_is_wanted(wanted: Wanted, given: dict[str, Any], status: str) -> None:
+    assert decide(wanted, container(**given)) == Plan(status, reason="backup", message="its data is captured")
+
+
+def test_health_is_not_judged_until_a_frozen_service_had_time_to_answer() -> None:
+    spared = WANTED._replace(spared_until=1010.0)
+    decided = decide(spared, container(health="unhealthy"))
+    assert (decided.status, decided.steps, decided.next_at) == ("unhealthy", (), 1010.0)
+    assert acts(decide(spared._replace(spared_until=1000.0), container(health="unhealthy"))) == [STOP, START]
+
+
+def test_a_trial_is_not_lost_for_the_time_in_which_it_was_frozen() -> None:
+    trial = WANTED._replace(confirmed=False, can_fall_back=True, good="old", spared_until=1010.0)
+    starting, sick = container(health="starting"), container(health="unhealthy")
+    assert (decide(trial, starting).steps, decide(trial, starting).next_at) == ((), 1010.0)
+    assert decide(trial, sick).steps == ()
+    assert acts(decide(trial._replace(spared_until=0.0), starting)) == [REJECT]
+
+
 def test_a_dead_container_is_removed_since_it_can_never_be_started() -> None:
     assert acts(decide(WANTED, container(state=State.DEAD))) == [REMOVE]
 
@@ -450,6 +547,7 @@ _DEEDS = st.sampled_from(
     [
         "update a", "update b", "update c", "restart", "stop", "start", "disable", "enable", "kill", "remove by hand",
         "crash", "pause", "clash", "clash gone", "prune", "dependency away", "dependency back", "wait",
+        "hold", "freeze", "let go",
     ]
 )  # fmt: skip
 
@@ -484,6 +582,9 @@ def _do(world: World, deed: str) -> None:
         world.ready = deed.endswith("back")
     elif deed == "wait":
         world.advance(world.now + 30)
+    elif deed in ("hold", "freeze", "let go"):
+        record.held = "it is being restored" if deed == "hold" else ""
+        record.frozen = "it is being backed up" if deed == "freeze" else ""
 
 
 @settings(max_examples=200, deadline=None)
@@ -508,7 +609,11 @@ def test_whatever_goes_wrong_it_converges_or_says_why(
     assert decided.steps == ()
     # At rest: one container at most runs, and it is the one that is wanted, or the plan says why not.
     assert len(world.up()) <= 1
-    if not world.record.run:
+    if world.record.held:
+        assert not world.up() and decided.reason == "held"
+    elif world.record.frozen:
+        assert decided.reason == "backup"
+    elif not world.record.run:
         assert not world.up() and decided.reason
     elif decided.status == "running" and not decided.reason:
         (box,) = world.own()
@@ -525,6 +630,7 @@ def _back_to_order(world: World) -> None:
     for box in others:
         world.boxes.remove(box)
     world.ready, world.record.enabled = True, True
+    world.record.held = world.record.frozen = ""
     world.update("a")
     world.restart()
     world.settle()

@@ -34,6 +34,8 @@ around = st.text(max_size=30).filter(lambda text: "Zq9" not in text)
         ("RESTIC_PASSWORD=hunter2 restic", "RESTIC_PASSWORD=*** restic"),
         ("password=bob", "password=***"),
         ("nats://u:p@ss@host:4222/x", "nats://u:***@host:4222/x"),
+        ("opened by AGE-SECRET-KEY-1QQPZRY9X8 here", "opened by AGE-SECRET-KEY-1*** here"),
+        ("X-Backup-Passphrase: correct%20horse", "X-Backup-Passphrase: ***"),
         ("from eyJhbGciOi.eyJzdWIi.sig-_x end", "from eyJ*** end"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from homed.containers.model import Listed
+from homed.containers.model import Listed, Volume
 from homed.containers.spec import Registry
 from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
@@ -32,6 +32,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.containers: dict[str, dict[str, Any]] = {}
+        self.volumes: dict[str, Volume] = {}
         self.images: set[str] = set()
         self.pullable: set[str] = {"app:1", "app:2"}
         self.crashes: set[str] = set()
@@ -61,6 +62,10 @@ class FakeEngine:
     def set_health(self, identity: str, health: str) -> None:
         self.containers[identity]["State"]["Health"] = {"Status": health}
         self._tell(f"health_status: {health}", identity)
+
+    def pause_by_hand(self, identity: str) -> None:
+        self.containers[identity]["State"]["Status"] = "paused"
+        self._tell("pause", identity)
 
     def remove_by_hand(self, identity: str) -> None:
         gone = self.containers.pop(identity)
@@ -134,8 +139,35 @@ class FakeEngine:
 
     async def stop(self, container: str, timeout: int) -> None:
         await self._call("stop", container)
-        if self._find(container)["State"]["Status"] == "running":
+        if self._find(container)["State"]["Status"] in ("running", "paused"):
             self.end(container, 0)
+
+    async def pause(self, container: str) -> None:
+        await self._call("pause", container)
+        state = self._find(container)["State"]
+        if state["Status"] != "running":
+            raise ConflictError(f"{container} is {state['Status']}", code="DOCKER_ERROR")
+        self.pause_by_hand(container)
+
+    async def unpause(self, container: str) -> None:
+        await self._call("unpause", container)
+        state = self._find(container)["State"]
+        if state["Status"] != "paused":
+            raise ConflictError(f"{container} is not paused", code="DOCKER_ERROR")
+        state["Status"] = "running"
+        self._tell("unpause", container)
+
+    async def find_volume(self, name: str) -> Volume | None:
+        await self._call("inspect_volume", name)
+        return self.volumes.get(name)
+
+    async def ensure_volume(self, name: str) -> Volume:
+        await self._call("create_volume", name)
+        return self.volumes.setdefault(name, Volume(name, f"/volumes/{name}/_data", "local", {}))
+
+    async def inspect_running(self) -> list[dict[str, Any]]:
+        await self._call("list", "")
+        return [dict(one) for one in self.containers.values() if one["State"]["Status"] in ("running", "paused")]
 
     async def remove(self, container: str) -> None:
         await self._call("remove", container)

@@ -117,8 +117,18 @@ def _routes(server: Callable[[], Server]) -> list[Route]:
 
 
 @asynccontextmanager
-async def serve(folder: Path, given: Config | None = None, *, trusted: bool = True) -> AsyncIterator[Server]:
-    """A server that is trusted as a loopback listener is, or not."""
+async def serve(
+    folder: Path,
+    given: Config | None = None,
+    *,
+    trusted: bool = True,
+    control: bool = False,
+    routes: Callable[[Callable[[], Server]], list[Route]] = _routes,
+) -> AsyncIterator[Server]:
+    """A server that is trusted as a loopback listener is, or not; or as the command line's socket is.
+
+    `routes` are told how to find it.
+    """
     current = [given or config()]
     held: list[Server] = []
     store = SqliteStore(folder / "homed.db")
@@ -130,10 +140,10 @@ async def serve(folder: Path, given: Config | None = None, *, trusted: bool = Tr
     clock, metrics = Clock(), Metrics("0")
 
     def locate(request: web.Request) -> Origin:
-        return Origin("127.0.0.1", trusted)
+        return Origin("unix", trusted=True, control=True) if control else Origin("127.0.0.1", trusted)
 
     front = Front(
-        [(FAMILY, _routes(lambda: held[0]))],
+        [(FAMILY, routes(lambda: held[0]))],
         config=lambda: current[0],
         authenticator=Authenticator(keys, tokens),
         limiter=Limiter(64, clock),

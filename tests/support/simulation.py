@@ -62,7 +62,7 @@ class Box:
 
 @dataclass
 class Record:
-    """What is stored of the service: it survives a kill."""
+    """What is stored of the service: it survives a kill; but for `held` and `frozen`, which are told anew."""
 
     spec: str = "a"
     good: str | None = None
@@ -70,9 +70,12 @@ class Record:
     enabled: bool = True
     stopped: bool = False
     restart: bool = False
+    again: bool = False
     deleting: bool = False
     policy: str = "unless-stopped"
     forgotten: bool = False
+    held: str = ""
+    frozen: str = ""
 
     @property
     def effective(self) -> str:
@@ -90,10 +93,13 @@ class Record:
             run=self.enabled and not self.stopped,
             removed=self.deleting,
             restart=self.restart,
+            again=self.again,
             confirmed=self.good == now,
             can_fall_back=self.good is not None and self.good != now,
             restart_policy=self.policy,
             why_not="disabled" if not self.enabled else "stopped",
+            held=self.held,
+            frozen=self.frozen,
         )
 
 
@@ -209,6 +215,7 @@ class World:
 
     def kill(self) -> None:
         self.memory = Memory()
+        self.record.held = self.record.frozen = ""
         self._failed_now.clear()
 
     def pass_once(self) -> Plan:
@@ -226,6 +233,7 @@ class World:
         moment = _EPOCH + timedelta(seconds=self.now)
         self.last = plan.plan(wanted, actual, Timing(moment, self.now, SETTLE, START_TIMEOUT))
         assert self.last.steps or self.last.reason or self.last.status == "running", f"no step, no reason: {self.last}"
+        self._check_hold()
         blocked = False
         try:
             for step in self.last.steps:
@@ -237,6 +245,13 @@ class World:
         if blocked:
             self.advance(max(self.now + BREATH, self.memory.failures.next_at))
         return self.last
+
+    def _check_hold(self) -> None:
+        acts = {step.act for step in self.last.steps}
+        if self.record.held:
+            assert acts <= {plan.AGAIN, plan.STOP}, f"a held service is not left down: {self.last}"
+        elif self.record.frozen:
+            assert not acts, f"a frozen service is not left alone: {self.last}"
 
     def settle(self, seconds: float = 3600.0, most_passes: int = 2000) -> Plan:
         """Keep going until nothing more is done and nothing more will happen, or the time is over."""
@@ -325,7 +340,9 @@ class World:
             assert record.good is not None, "rejected with nothing to fall back on"
             record.rejected = record.spec
         elif step.act == plan.RESTARTED:
-            record.restart = False
+            record.restart = record.again = False
+        elif step.act == plan.AGAIN:
+            record.again = True
         elif step.act == plan.FORGET:
             assert not self.own(), "forgotten while containers of it are left"
             record.forgotten = True

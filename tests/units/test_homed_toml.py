@@ -30,6 +30,16 @@ def test_options_without_a_default_are_told_of_by_example() -> None:
             assert re.search(rf"^#   {name} = \S", section, re.M), path
 
 
+def test_the_examples_of_tables_are_right() -> None:
+    lines = [line[4:] for line in FILE.read_text().splitlines() if re.match(r"#   \S", line)]
+    start = next(i for i, line in enumerate(lines) if line.startswith("[["))
+    told = check(tomllib.loads("\n".join(lines[start:])))
+
+    assert len(told.updates.checks) == 2
+    assert [one.name for one in told.backups.schedules] == ["nightly", "check"]
+    assert [one.url.partition(":")[0] for one in told.backups.targets] == ["sftp", "s3", "https"]
+
+
 def uncommented() -> str:
     """The file with a `#` that has no space after it taken away."""
     return re.sub(r"^#(?=\S)", "", FILE.read_text(), flags=re.M)

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from homed.backups.schedules import drop_ins
+from homed.config.backups import BackupSchedule
+
 UNITS = Path(__file__).resolve().parents[2] / "units"
 HIGHEST_EXPOSURE = 4.0
+BACKUP_EXPOSURES = {"homed-backup@.service": 1.0, "homed-backup-worker@.service": 4.5}
 # What would hide the board's paths from the check of what a service mounts.
 HIDING = ("PrivateTmp", "PrivateDevices", "InaccessiblePaths", "TemporaryFileSystem", "RootDirectory", "RootImage")
+# What would make a folder a mount of its own, which a rename does not cross, or keep what is in it from being written.
+HINDERING = (
+    *HIDING, "ProtectSystem", "ProtectHome", "ReadWritePaths", "ReadOnlyPaths", "BindPaths", "StateDirectory",
+    "ProtectKernelModules", "RestrictSUIDSGID", "DynamicUser", "User",
+)  # fmt: skip
 
 
 def test_exposure_is_low_enough() -> None:
@@ -28,6 +37,46 @@ def test_systemd_knows_every_word_of_the_units(tmp_path: Path) -> None:
     (tmp_path / "homed.socket").write_text((UNITS / "homed.socket").read_text())
 
     assert tool("systemd-analyze", "verify", str(present), str(tmp_path / "homed.socket")) == ""
+
+
+@pytest.mark.parametrize(("unit", "most"), BACKUP_EXPOSURES.items())
+def test_what_backups_run_in_is_exposed_as_little_as_can_be(unit: str, most: float) -> None:
+    said = tool("systemd-analyze", "security", "--offline=yes", "--no-pager", str(UNITS / unit))
+
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
+    assert found, said
+    assert float(found[1]) <= most
+
+
+def test_systemd_knows_every_word_of_the_units_of_backups(tmp_path: Path) -> None:
+    made = []
+    for unit in ("homed-backup@.timer", "homed-backup@.service", "homed-backup-worker@.service"):
+        text = (UNITS / unit).read_text().replace("/usr/bin/homed", shutil.which("true") or "/bin/true")
+        made.append(tmp_path / unit.replace("@", "@nightly"))
+        made[-1].write_text(text)
+    schedule = BackupSchedule(name="nightly", calendar="Mon..Fri *-*-* 02:30 UTC")
+    for name, text in drop_ins([schedule]).items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+
+    assert tool("systemd-analyze", "verify", *map(str, made)) == ""
+
+
+def test_a_timer_of_backups_has_no_calendar_but_homeds() -> None:
+    timer = settings("homed-backup@.timer")
+
+    assert not [name for name in timer if name.startswith("On")]
+    assert timer["Persistent"] == ["yes"]
+    assert settings("homed.service")["ReadWritePaths"] == ["-/run/homed", "-/run/systemd/system"]
+
+
+def test_nothing_hinders_the_worker_of_backups() -> None:
+    worker = settings("homed-backup-worker@.service")
+
+    assert not {*worker} & {*HINDERING}
+    assert worker["Type"] == ["exec"]
+    powers = " ".join(worker["CapabilityBoundingSet"]).split()
+    assert {"CAP_CHOWN", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_MKNOD", "CAP_DAC_OVERRIDE"} < {*powers}
 
 
 def test_nothing_hides_the_boards_paths() -> None:

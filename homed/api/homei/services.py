@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from homed.access.scopes import Scope
 from homed.api.routes import Call, Route
+from homed.containers import plan
 from homed.containers.keeper import Report
 from homed.containers.reconciler import Reconciler
 from homed.containers.records import Service
@@ -234,9 +235,9 @@ class _Resource:
         self._reconciler.retry(name)
         report = await self._reconciler.settle(name, entry.revision, _WAIT)
         is_up = report is not None and report.container is not None and report.container.is_up
-        if report is None or (is_up == running and not report.busy):
+        if report is None or (is_up == running and not report.busy and report.reason != plan.FROZEN):
             return Acted(name, done, f"Service {done} successfully")
-        if report.busy or report.reason == "dependency":
+        if report.busy or report.reason in ("dependency", plan.HELD, plan.FROZEN):
             waiting = f": {report.message}" if report.message else ""
             return 202, Acted(name, report.status, f"It will be {done}{waiting}")
         if report.wanted != ("running" if running else "stopped"):

@@ -160,7 +160,10 @@ class _Writer:
 
 def _encrypt(recipients: Sequence[str]) -> None:
     reader, writer = _Reader(lambda: os.read(0, _BLOCK)), _Writer(1)
-    to = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+    try:
+        to = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+    except pyrage.RecipientError as error:
+        raise AgeError(Exit.OS, f"One of the recipients is none that age knows: {error}") from error
     try:
         pyrage.encrypt_io(reader, writer, to)
         writer.flush()

@@ -105,6 +105,7 @@ class _Sealing(io.BufferedIOBase):
     def __init__(self, path: Path, seal: Seal):
         self._failure: BaseException | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._file = -1
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             self._time = int(time.time())

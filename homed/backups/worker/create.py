@@ -15,7 +15,6 @@ from homed.backups.archive.pack import Packer
 from homed.backups.records import Backup, Section
 from homed.backups.worker import clone
 from homed.backups.worker.channel import Channel
-from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Create, Group
 from homed.errors import BackupError
 
@@ -27,6 +26,7 @@ def full(request: Create, channel: Channel) -> Backup:
     folder, started = Path(request.folder), time.monotonic()
     partial = folder / f"{catalog.PARTIAL}{Path(request.work).name}"
     watch = channel.context
+    capturing = Capturing(request, channel)
     try:
         with Packer(
             partial, Path(request.work) / "manifest", request.draft, level=request.level, seal=request.seal, watch=watch
@@ -38,7 +38,7 @@ def full(request: Create, channel: Channel) -> Backup:
                 return packer.add(section, tree, exclude=request.exclude)
 
             for group in request.groups:
-                capture(group, Path(request.work).name, channel, pack)
+                capturing.capture(group, pack)
             backup = packer.finish()
         _check_sealed(request, partial)
         watch.check()
@@ -61,37 +61,50 @@ def publish(folder: Path, partial: Path, backup: Backup) -> None:
     atomic.sync_folder(folder)
 
 
-def capture(group: Group, id: str, channel: Channel, pack: Pack) -> list[Section]:
-    """Capture a group: from clones where the filesystem makes them, so that its services may go on at once."""
-    if group.asks:
-        channel.ask("begin", services=group.services)
-    trees = [Path(section.stored) for section in group.sections]
-    with _cloned(trees, f"{clone.PREFIX}{id}", channel.context) as clones:
-        if group.asks and clones:
-            channel.ask("end", services=group.services)
-        packed = []
-        for i, section in enumerate(group.sections):
-            shown = msgspec.structs.replace(section, cloned=bool(clones))
-            packed.append(pack(shown, clones[i] if clones else trees[i]))
-        if group.asks and not clones:
-            channel.ask("end", services=group.services)
-    return packed
+class Capturing:
+    """Captures group by group: from clones where the filesystem makes them, so that its services may go on at once."""
 
+    def __init__(self, request: Create, channel: Channel, name: str = ""):
+        self._channel = channel
+        self._watch = channel.context
+        self._name = f"{clone.PREFIX}{name or Path(request.work).name}"
+        self._writable = [Path(section.stored) for group in request.groups for section in group.sections]
+        clone.sweep(self._writable, writable=self._writable)
 
-@contextlib.contextmanager
-def _cloned(trees: Sequence[Path], name: str, watch: Watch) -> Iterator[list[Path]]:
-    """A clone of each tree, all or none; none where it cannot be had."""
-    clones: list[Path] = []
-    try:
-        for tree in trees:
-            made = clone.clone(tree, name, watch)
-            if made is None:
-                _remove(clones)
-                break
-            clones.append(made)
-        yield clones
-    finally:
-        _remove(clones)
+    def capture(self, group: Group, pack: Pack) -> None:
+        with self.captured(group) as trees:
+            for section, tree in trees:
+                pack(section, tree)
+
+    @contextlib.contextmanager
+    def captured(self, group: Group) -> Iterator[list[tuple[Section, Path]]]:
+        """The group's sections, and where each can be read now."""
+        services = list(group.services)
+        if group.asks:
+            self._channel.ask("begin", services=services)
+        trees = [Path(section.stored) for section in group.sections]
+        with self.cloned(trees) as clones:
+            if group.asks and clones:
+                self._channel.ask("end", services=services)
+            shown = [msgspec.structs.replace(section, cloned=bool(clones)) for section in group.sections]
+            yield list(zip(shown, clones or trees, strict=True))
+            if group.asks and not clones:
+                self._channel.ask("end", services=services)
+
+    @contextlib.contextmanager
+    def cloned(self, trees: Sequence[Path]) -> Iterator[list[Path]]:
+        """A clone of each tree, all or none; none where it cannot be had."""
+        clones: list[Path] = []
+        try:
+            for tree in trees:
+                made = clone.clone(tree, self._name, self._watch, writable=self._writable)
+                if made is None:
+                    _remove(clones)
+                    break
+                clones.append(made)
+            yield clones
+        finally:
+            _remove(clones)
 
 
 def _remove(clones: list[Path]) -> None:

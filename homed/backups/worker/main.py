@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import assert_never
 
+from homed.backups.records import Backup
 from homed.backups.worker.channel import Channel
 from homed.backups.worker.context import Stopped
 from homed.backups.worker.messages import Copy, Create, Done, Failed, Forget, Recover, Request, Restore, Verify
@@ -54,17 +55,14 @@ def _failed(error: Exception) -> Failed:
     full = number in _FULL
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    return Failed("BACKUP_NO_SPACE" if full else "BACKUP_FAILED", f"{where}{said}")
+    return Failed("BACKUP_NO_SPACE" if full else "BACKUP_ERROR", f"{where}{said}")
 
 
 def _done(request: Request, channel: Channel) -> Done:
     """Each kind imports what it needs: what lies on the board is seldom all used."""
     match request:
         case Create():
-            from homed.backups.worker import create
-
-            make = create.full if request.repository is None else create.incremental
-            return Done(make(request, channel))
+            return Done(_created(request, channel))
         case Verify():
             from homed.backups.worker import inspect
 
@@ -86,6 +84,16 @@ def _done(request: Request, channel: Channel) -> Done:
             return Done()
         case _:
             assert_never(request)
+
+
+def _created(request: Create, channel: Channel) -> Backup:
+    if request.repository is not None:
+        from homed.backups.worker import incremental
+
+        return incremental.create(request, request.repository, channel)
+    from homed.backups.worker import create
+
+    return create.full(request, channel)
 
 
 def _copied(request: Copy, channel: Channel) -> Mapping[str, object]:

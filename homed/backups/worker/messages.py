@@ -149,7 +149,7 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
     error: str | None = None
     data: Mapping[str, object] = {}
-    code: str = "BACKUP_FAILED"
+    code: str = "BACKUP_ERROR"
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

@@ -20,8 +20,9 @@ _NOT_DATA = frozenset({"lost+found"})
 
 def looked(item: Item, base: int, holder: int) -> Item:
     """With the attributes of the target's root, as they are and as they will be."""
+    assert item.before is not None
     with disk.within(holder, item.place.tree.name) as tree:
-        return msgspec.structs.replace(item, before=read(base), after=read(tree))
+        return msgspec.structs.replace(item, before=later(base, item.before), after=read(tree))
 
 
 def put(item: Item, base: int, holder: int) -> None:
@@ -65,6 +66,11 @@ def read(folder: int) -> Attributes:
         modified=status.st_mtime_ns,
         xattrs=_xattrs(folder),
     )
+
+
+def later(folder: int, before: Attributes) -> Attributes:
+    """As they are now, but for the times, which homed's own folder in it has changed since."""
+    return msgspec.structs.replace(read(folder), accessed=before.accessed, modified=before.modified)
 
 
 def apply(folder: int, wanted: Attributes) -> None:

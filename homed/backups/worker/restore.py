@@ -26,7 +26,11 @@ OWN = "own"  # where in the operation's folder homed's own state is unpacked, fo
 def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
     """Returns what was put back, or for a dry run what would change. On any error the board is as it was."""
     watch, work = channel.context, Path(request.work)
-    held = Snapshots(request, watch) if request.repository is not None else Archive(request, watch)
+    held: Archive | Snapshots
+    if request.repository is not None and request.record is not None:
+        held = Snapshots(request.repository, request.record, work, watch)
+    else:
+        held = Archive(request, watch)
     backup = held.verify()
     own = work / OWN
     own.mkdir(mode=0o700)

@@ -95,6 +95,8 @@ class Swap:
                 if there:
                     disk.remove((base, item.place.holder.name))
                 attributes = item.before if old else item.after
+                if attributes is not None and self._journal.phase is Phase.STAGING:
+                    attributes = mountpoint.later(base, attributes)  # only homed's folder has been in it
                 if attributes is not None:
                     mountpoint.apply(base, attributes)
         if old:
@@ -151,7 +153,8 @@ def _check(places: Sequence[Place]) -> None:
 
 def _item(place: Place) -> Item:
     with disk.folder(place.base) as base:
-        return Item(place=place, base=os.fstat(base).st_ino, filesystem=disk.filesystem(base))
+        before = mountpoint.read(base) if place.kind is Kind.INSIDE else None
+        return Item(place=place, base=os.fstat(base).st_ino, filesystem=disk.filesystem(base), before=before)
 
 
 def _make(place: Place) -> None:

@@ -33,7 +33,7 @@ PACKAGES: Final = (
     "systemd-sysv",
 )
 
-EXTRA: Final[tuple[str, ...]] = ("rauc", "rauc-service", "squashfs-tools")
+EXTRA: Final[tuple[str, ...]] = ("rauc", "rauc-service", "restic", "squashfs-tools")
 """Packages that a part of homed needs on its boards: add to it, and the root is built anew."""
 
 ENABLED: Final = ("board-network.service", "docker.service")

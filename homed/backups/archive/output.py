@@ -1,0 +1,65 @@
+"""What an archive is written to: compressed, sealed where asked, and a line for the manifest kept of each member."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from isal import igzip_threaded
+
+from homed.backups.archive import manifest, seal
+from homed.backups.archive.follow import Entry
+from homed.backups.archive.spool import Spool
+from homed.backups.worker.messages import Seal
+
+_igzip: Final[Any] = igzip_threaded  # it has no types
+_THREADS: Final = 4
+
+
+class Output:
+    """A new file at `path`, mode 0600. `level` is that of ISA-L. Ended by `close` or by `abandon`, which removes it.
+
+    `offset` is where in the tar the next byte will stand. OSError; BackupError where sealing fails.
+    """
+
+    def __init__(self, path: Path, spool: Path, *, level: int, sealed: Seal | None):
+        self.spool = Spool(spool)
+        self.offset = 0
+        self._path = path
+        self._sealed = sealed is not None
+        self.spool.open()
+        self._raw: BinaryIO = seal.create(path, sealed) if sealed is not None else _create(path)
+        threads = max(1, min(_THREADS, os.cpu_count() or 1))
+        self._out: Any = _igzip.open(self._raw, "wb", compresslevel=level, threads=threads)
+
+    def write(self, part: bytes | memoryview) -> None:
+        self._out.write(part)
+        self.offset += len(part)
+
+    def note(self, entry: Entry) -> None:
+        """A line for a member that was written."""
+        self.spool.add(manifest.line(entry.name, entry.kind, entry.size, entry.digest), entry.size)
+
+    def close(self) -> int:
+        """All of it is on the disk then. Returns its size in bytes."""
+        self._out.close()
+        if not self._sealed:
+            self._raw.flush()
+            os.fsync(self._raw.fileno())
+        self._raw.close()
+        self.spool.close()
+        return self._path.stat().st_size
+
+    def abandon(self) -> None:
+        """What fails here follows from what failed before; what counts is that no thread, process or file is left."""
+        with contextlib.suppress(Exception):
+            # Not closed: closed, a sealed one would be ended as if it were whole.
+            self._raw.__exit__(BaseException, None, None)
+        with contextlib.suppress(Exception):
+            self._out.close()
+        self.spool.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb", buffering=0)

@@ -1,0 +1,115 @@
+"""Making an incremental backup: a snapshot of what is read live, and one for each group that stands still for it."""
+
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from homed.backups import catalog
+from homed.backups.records import Backup, Section
+from homed.backups.worker import restic
+from homed.backups.worker.channel import Channel
+from homed.backups.worker.create import Capturing, state_section
+from homed.backups.worker.messages import Create, Group, Repository
+from homed.errors import HomedError
+
+log = logging.getLogger(__name__)
+# The same each time, so that restic finds what it has read before.
+_CLONES = "restic"
+
+
+def create(request: Create, repository: Repository, channel: Channel) -> Backup:
+    """The record, which is on the disk. Where this fails, no snapshot of it stays in the repository."""
+    making = _Making(request, repository, channel)
+    try:
+        backup = making.run()
+        catalog.write(Path(request.folder), backup)
+    except BaseException:
+        making.take_back()
+        raise
+    return backup
+
+
+class _Making:
+    def __init__(self, request: Create, repository: Repository, channel: Channel):
+        self._request = request
+        self._repository = repository
+        self._channel = channel
+        self._watch = channel.context
+        self._work = Path(request.work)
+        self._sections: list[Section] = []
+        self._saved: list[restic.Saved] = []
+        self._started = time.monotonic()
+
+    def run(self) -> Backup:
+        capturing = Capturing(self._request, self._channel, _CLONES)
+        live: list[Section] = []
+        for group in self._request.groups:
+            if group.asks:
+                self._still(capturing, group)
+            else:
+                live += group.sections
+        return self._rest(live)
+
+    def _still(self, capturing: Capturing, group: Group) -> None:
+        trees: list[tuple[Section, Path]] = []
+        with capturing.captured(group) as read:
+            trees += read
+            self._watch.phase("capturing", service=", ".join(group.services))
+            saved = self._save([tree for _, tree in trees], cloned=any(section.cloned for section, _ in trees))
+        self._sections += [
+            msgspec.structs.replace(section, stored=str(tree), snapshot=saved.snapshot) for section, tree in trees
+        ]
+
+    def _rest(self, live: list[Section]) -> Backup:
+        """Everything else, and the record by which another board can find it all."""
+        state = msgspec.structs.replace(state_section(), stored=self._request.state)
+        there = [section for section in live if Path(section.stored).exists()]
+        for gone in (section for section in live if section not in there):
+            self._watch.warn(f"{gone.name} was not there any more")
+        self._sections = [state, *self._sections, *there]
+        draft = msgspec.structs.replace(
+            self._request.draft, sections=tuple(self._sections), repository=self._repository.url
+        )
+        record = Path(self._request.state).with_name(restic.RECORD)
+        catalog.write_record(record, draft)
+        self._watch.phase("capturing")
+        saved = self._save([Path(self._request.state), record, *(Path(section.stored) for section in there)], main=True)
+        return msgspec.structs.replace(
+            draft,
+            snapshot=saved.snapshot,
+            size=sum(one.added for one in self._saved),
+            data_size=sum(one.size for one in self._saved),
+            members=sum(one.files for one in self._saved),
+            duration=round(time.monotonic() - self._started, 3),
+        )
+
+    def _save(self, paths: list[Path], *, main: bool = False, cloned: bool = False) -> restic.Saved:
+        saved = restic.backup(
+            self._repository,
+            paths,
+            self._work,
+            self._watch,
+            tags=[self._request.draft.name],
+            parent=self._request.parent if main else None,
+            exclude=self._excluded(),
+            cloned=cloned,
+            known=self._request.parent is not None,
+        )
+        self._saved.append(saved)
+        if saved.unread_count:
+            self._watch.warn(f"{saved.unread_count} files could not be read: {', '.join(saved.unread[:5])}")
+        return saved
+
+    def _excluded(self) -> list[str]:
+        """But for the folder in which homed's own state is to be read."""
+        return [path for path in self._request.exclude if not Path(self._request.state).is_relative_to(path)]
+
+    def take_back(self) -> None:
+        """Nobody would ever find them: they have no record."""
+        try:
+            ids = [saved.snapshot for saved in self._saved]
+            restic.forget(self._repository, ids, self._work, self._watch)
+        except (HomedError, OSError) as error:
+            log.warning("Snapshots of a backup that failed stay in the repository: %s", error)

@@ -1,0 +1,97 @@
+"""Debian's sshd on a port of the loopback, with keys of its own; its log is kept."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.tools import program
+from tests.support.wait import until
+
+_DEADLINE = 30
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """`public` is the server's key; `key` is one that may log in as `user`."""
+
+    port: int
+    user: str
+    public: str
+    key: str
+    log: Path
+
+    def known_hosts(self, port: int) -> str:
+        """As a port of the loopback knows it: its own, or that of a proxy before it."""
+        return f"[127.0.0.1]:{port} {self.public}\n"
+
+
+def keypair(folder: Path, name: str) -> tuple[str, str]:
+    """An Ed25519 pair in `folder`: the private key's text, and the public one's."""
+    path = folder / name
+    _run([_ssh_keygen(), "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)])
+    return path.read_text(), path.with_suffix(".pub").read_text().strip()
+
+
+@contextlib.contextmanager
+def sshd(folder: Path, *, shell: bool = True) -> Iterator[Sshd]:
+    """Without a `shell` it serves SFTP alone, as storage that is rented does."""
+    _, public = keypair(folder, "host")
+    key, authorized = keypair(folder, "client")
+    (folder / "authorized").write_text(authorized + "\n")
+    port = _free_port()
+    config, log = folder / "config", folder / "log"
+    config.write_text(_config(folder, port) + ("" if shell else "ForceCommand internal-sftp\n"))
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    with log.open("wb") as out:
+        process = subprocess.Popen([_program(), "-D", "-e", "-f", str(config)], stdout=out, stderr=out)
+    try:
+        until("sshd's port", lambda: _listens(port, process, log), deadline=_DEADLINE)
+        yield Sshd(port, getpass.getuser(), public, key, log)
+    finally:
+        process.terminate()
+        process.wait(_DEADLINE)
+
+
+def _config(folder: Path, port: int) -> str:
+    lines = [
+        f"ListenAddress 127.0.0.1:{port}",
+        f"HostKey {folder}/host",
+        f"AuthorizedKeysFile {folder}/authorized",
+        *("StrictModes no", "UsePAM no", "PermitRootLogin yes", "PasswordAuthentication no", "PidFile none"),
+        *("LogLevel VERBOSE", "MaxStartups 100", "Subsystem sftp internal-sftp"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _program() -> str:
+    """sshd wants to be called by its whole path."""
+    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    return found or str(program("openssh-server", "usr/sbin/sshd"))
+
+
+def _ssh_keygen() -> str:
+    return shutil.which("ssh-keygen") or str(program("openssh-client", "usr/bin/ssh-keygen"))
+
+
+def _listens(port: int, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    assert process.poll() is None, log.read_text()
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=_DEADLINE)
