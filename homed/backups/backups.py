@@ -19,7 +19,7 @@ from homed.backups.restoring import Restoring
 from homed.backups.retention import Retained
 from homed.backups.schedules import Scheduled, Timers
 from homed.backups.wishes import RestoreWish, Wish
-from homed.backups.worker.messages import Copy, Done, Forget, Request, Unlock, Verify
+from homed.backups.worker.messages import Adopt, Copy, Done, Forget, Request, Unlock, Verify
 from homed.clock import now
 from homed.config.backups import Backups as Config
 from homed.config.backups import BackupSchedule, BackupTarget
@@ -267,6 +267,19 @@ class Backups:
             return {"name": name, "size": done.backup.size}
 
         return await self._begin(OperationKind.RECEIVE, name, work)
+
+    async def adopt_snapshots(self) -> Operation:
+        """Take in what the repository holds: the backups of a board that was lost, or of this one before it was."""
+
+        async def work(running: Running) -> Mapping[str, object]:
+            repository = await asyncio.to_thread(secrets.repository, self._config().repository, self._board.state)
+            done = await self._work(
+                running, lambda work: Adopt(folder=str(self.catalog.folder), work=str(work), repository=repository)
+            )
+            await asyncio.to_thread(self.catalog.load)
+            return done.data
+
+        return await self._begin(OperationKind.RECEIVE, "repository", work)
 
     def _reading(self, name: str, path: Path, work: Path, unlock: Unlock | None) -> Verify:
         return Verify(

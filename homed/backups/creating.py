@@ -97,6 +97,7 @@ class Creating:
                 must_seal=wish.type is Type.FULL and config.encryption != "off",
                 repository=repository,
                 parent=self._parent(wish.name) if repository is not None else None,
+                expected=self._expected(wish),
             )
             try:
                 done = await self._with_worker(running, work, request, captures)
@@ -136,6 +137,10 @@ class Creating:
             services=tuple(sorted(self._services.records())),
             schedule=wish.schedule,
         )
+
+    def _expected(self, wish: Wish) -> int:
+        like = [b for b in self._catalog.all() if (b.type, b.include_data) == (wish.type, wish.include_data)]
+        return like[0].data_size if like else 0
 
     def _parent(self, stem: str) -> str | None:
         """The snapshot before: restic compares with it."""

@@ -57,6 +57,7 @@ class Parts:
         self._overdue = False
         self._last: dict[str, Operation] = {}
         self._looked_at: set[tuple[str, int]] = set()
+        self._asked: set[str] = set()
         self._trouble = ""
         backups.operations.listen(self._note)
 
@@ -114,8 +115,15 @@ class Parts:
         await self._adopt()
 
     async def _adopt(self) -> None:
-        """Take in what was put into the folder by hand: it is read to its end first, and once."""
+        """Take in what this board does not know of: snapshots in a repository, and archives that were put into the
+        folder by hand, which are read to their end first. Once each.
+        """
         if self.backups.operations.running is not None or self._trouble:
+            return
+        url = self._config().repository.url
+        if url and url not in self._asked and not any(b.type is Type.INCREMENTAL for b in self.backups.all()):
+            self._asked.add(url)
+            await self.backups.adopt_snapshots()
             return
         for path in await asyncio.to_thread(self.backups.catalog.unknown):
             seen = (path.name, path.stat().st_mtime_ns)

@@ -337,3 +337,27 @@ async def test_without_a_repository_there_is_no_incremental_backup(board: Backup
 
     assert operation.failure is not None
     assert operation.failure.code == "NO_REPOSITORY"
+
+
+async def test_another_board_finds_the_snapshots_in_the_repository(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("of both boards\n")
+    config = Config(repository=BackupRepository(url=str(tmp_path / "repository"), password_file=str(password)))
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "file").write_text("precious")
+    async with BackupBoard(tmp_path / "one", config) as board:
+        board.services.add("web", data)
+        name = (await board.create(type=Type.INCREMENTAL)).backup
+    (data / "file").unlink()
+
+    async with BackupBoard(tmp_path / "two", config) as other:
+        async with asyncio.timeout(60):
+            while not other.backups.all():
+                await asyncio.sleep(0.05)
+        await other.idle()
+        operation = await other.restore(name, config=False)
+
+        assert operation.failure is None
+        assert (data / "file").read_text() == "precious"
+        assert set(other.services.stored) == {"web"}

@@ -70,10 +70,9 @@ async def board(
     *,
     before: Callable[[Capturing], Awaitable[None]] | None = None,
     margin: float = 30.0,
-    **config: Any,
 ) -> AsyncIterator[Board]:
     """As the daemon builds it; `before` is awaited before the services are kept."""
-    settings = Containers(settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1, **config)
+    settings = Containers(settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1)
     events, store = Events(), SqliteStore(state / "homed.db")
     await store.open()
     services = Services(store, lambda spec: policy.violations(spec, settings, state))

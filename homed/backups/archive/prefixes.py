@@ -9,6 +9,8 @@ from homed.backups.records import Section
 _PREFIX: Final = re.compile(rb"state|volumes/[A-Za-z0-9][A-Za-z0-9_.-]{0,254}|paths/(?:0|[1-9][0-9]{0,5})")
 _KINDS: Final = {"state": "state", "volume": "volumes", "path": "paths"}
 SINGLE: Final = b"/file"
+# tar reads what is deeper, but can lay it out no more: the kernel takes no longer path at once.
+LONGEST: Final = 4095
 
 
 def prefix_of(name: bytes) -> bytes | None:

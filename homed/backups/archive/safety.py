@@ -68,7 +68,8 @@ class Checks:
                 return _check_readme(entry)
             run = self._begin(entry)
         framed = b"/%b/" % name
-        if b"//" in framed or b"/./" in framed or b"/../" in framed or b"\0" in framed:
+        dotted = b"//" in framed or b"/./" in framed or b"/../" in framed
+        if dotted or b"\0" in framed or len(name) > prefixes.LONGEST:
             raise unsafe(f"it holds the name '{show(name)}'")
         run.members += 1
         run.size += entry.size

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
-from isal import igzip_lib, igzip_threaded
+from isal import igzip_threaded, isal_zlib
 
 from homed.backups.archive import seal
 from homed.backups.worker.context import Watch
@@ -19,7 +19,8 @@ from homed.errors import ArchiveError, BackupError, BackupSpaceError
 _igzip: Final[Any] = igzip_threaded  # it has no types
 _PIECE: Final = 1 << 20
 # What the unpacking raises where the archive is not as it was written.
-DAMAGE: Final[tuple[type[Exception], ...]] = (EOFError, gzip.BadGzipFile, zlib.error, igzip_lib.IsalError)
+_UNREADABLE: Final[Any] = isal_zlib.error  # typed as what it is not, a value
+DAMAGE: Final[tuple[type[Exception], ...]] = (EOFError, gzip.BadGzipFile, zlib.error, _UNREADABLE)
 
 
 class Stream:

@@ -9,7 +9,7 @@ from typing import IO, Final
 
 import msgspec
 
-from homed.backups.archive import again, manifest, tar
+from homed.backups.archive import again, manifest, prefixes, tar
 from homed.backups.archive.follow import Entry, Follower, show
 from homed.backups.archive.output import Output
 from homed.backups.archive.tar import Meaning, Message
@@ -34,7 +34,7 @@ class Taking:
         self._prefix = section.prefix.encode()
         self._base = Path(section.stored) if section.stored else tree
         self._exclude = [path for path in (again.relative(one, (self._base, tree)) for one in exclude) if path]
-        self._members = self._size = self._devices = 0
+        self._members = self._size = self._devices = self._deep = 0
         self._lost: set[bytes] = set()
         self._changed: dict[bytes, None] = {}
         self._uncounted = 0
@@ -45,7 +45,12 @@ class Taking:
         spooled = self._out.spool.length
         single = self._capture(spooled)
         if self._devices:
-            self._watch.warn(f"{self._section.name}: {self._devices} device nodes are not part of the backup")
+            self._watch.warn(f"{self._section.name}: device nodes are not part of the backup ({self._devices})")
+        if self._deep:
+            self._watch.warn(
+                f"{self._section.name}: what has a path of more than {prefixes.LONGEST} bytes is not part of the backup"
+                f" ({self._deep})"
+            )
         return msgspec.structs.replace(
             self._section,
             single=single,
@@ -142,11 +147,20 @@ class Taking:
             before = self._members
 
     def _keeps(self, entry: Entry) -> bool:
-        if entry.kind in ("char", "block"):
-            self._devices += 1
+        device, deep = entry.kind in ("char", "block"), len(entry.name) > prefixes.LONGEST
+        self._devices += device
+        self._deep += deep
+        if device or deep:
             self._lost.add(entry.name)
             return False
-        return entry.kind != "hardlink" or entry.link not in self._lost
+        return entry.kind != "hardlink" or not self._lost or self._follows(entry)
+
+    def _follows(self, entry: Entry) -> bool:
+        """Whether there is what a hard link leads to."""
+        if entry.link in self._lost:
+            self._deep += 1
+            return False
+        return True
 
     def _take(self, entry: Entry) -> None:
         self._members += 1

@@ -22,7 +22,7 @@ class Stopped(Exception):
 
 class Watch(Protocol):
     def phase(self, name: str, *, total: int | None = None, service: str | None = None) -> None:
-        """A new part of the work begins; `total` bytes are expected in it."""
+        """A new part of the work begins, in which `total` bytes are expected; said again with the same name it goes on."""
         ...
 
     def advance(self, *, bytes: int = 0, files: int = 0) -> None: ...
@@ -53,9 +53,12 @@ class Context:
         self._started = self._told_at = time.monotonic()
 
     def phase(self, name: str, *, total: int | None = None, service: str | None = None) -> None:
-        self._bytes = self._files = 0
-        self._started = time.monotonic()
-        self._progress = Progress(phase=name, bytes_total=total, service=service)
+        if name == self._progress.phase:
+            self._progress = msgspec.structs.replace(self._progress, service=service)
+        else:
+            self._bytes = self._files = 0
+            self._started = time.monotonic()
+            self._progress = Progress(phase=name, bytes_total=total or None, service=service)
         self._say()
 
     def advance(self, *, bytes: int = 0, files: int = 0) -> None:

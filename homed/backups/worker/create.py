@@ -31,10 +31,11 @@ def full(request: Create, channel: Channel) -> Backup:
         with Packer(
             partial, Path(request.work) / "manifest", request.draft, level=request.level, seal=request.seal, watch=watch
         ) as packer:
+            watch.phase("capturing", total=request.expected)
             packer.add(state_section(), Path(request.state))
 
             def pack(section: Section, tree: Path) -> Section:
-                watch.phase("capturing", total=None, service=", ".join(section.users) or None)
+                watch.phase("capturing", total=request.expected, service=", ".join(section.users) or None)
                 return packer.add(section, tree, exclude=request.exclude)
 
             for group in request.groups:

@@ -48,6 +48,16 @@ def number(name: Name) -> int | None:
         return None
 
 
+def times(name: Name) -> tuple[int, int]:
+    """When it was read and changed, in nanoseconds."""
+    status = os.stat(name[1], dir_fd=name[0], follow_symlinks=False)
+    return status.st_atime_ns, status.st_mtime_ns
+
+
+def set_times(name: Name, wanted: tuple[int, int]) -> None:
+    os.utime(name[1], ns=wanted, dir_fd=name[0], follow_symlinks=False)
+
+
 def make(name: Name, mode: int = 0o700) -> None:
     os.mkdir(name[1], mode, dir_fd=name[0])
 

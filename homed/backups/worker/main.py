@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import assert_never
 
+import msgspec
+
 from homed.backups.records import Backup
 from homed.backups.worker.channel import Channel
 from homed.backups.worker.context import Stopped
-from homed.backups.worker.messages import Copy, Create, Done, Failed, Forget, Recover, Request, Restore, Verify
+from homed.backups.worker.messages import Adopt, Copy, Create, Done, Failed, Forget, Recover, Request, Restore, Verify
 from homed.errors import HomedError
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,8 @@ def _done(request: Request, channel: Channel) -> Done:
 
             restic.forget(request.repository, request.snapshots, Path(request.work), channel.context)
             return Done()
+        case Adopt():
+            return Done(data=_adopted(request, channel))
         case _:
             assert_never(request)
 
@@ -101,3 +105,17 @@ def _copied(request: Copy, channel: Channel) -> Mapping[str, object]:
 
     copies.copy(request, channel.context)
     return {}
+
+
+def _adopted(request: Adopt, channel: Channel) -> Mapping[str, object]:
+    from homed.backups import catalog, names
+    from homed.backups.worker import restic
+
+    folder, found = Path(request.folder), []
+    for backup in restic.adopt(request.repository, Path(request.work), channel.context):
+        name = names.parse(backup.name)
+        if name is not None and not name.extension and not (folder / f"{name}{catalog.RECORD}").exists():
+            # What another board's schedule has made is not for this one's retention to remove.
+            catalog.write(folder, msgspec.structs.replace(backup, uploaded=True))
+            found.append(backup.name)
+    return {"found": found}

@@ -47,6 +47,7 @@ class Group(msgspec.Struct, frozen=True):
 class Create(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Make a backup. `draft` is its record without what is known only afterwards; `state` is the folder that holds
     homed's own state, in section form `state`. `work` is the operation's folder, `folder` that of the backups.
+    `expected` is how many bytes the last one like it had: for the estimate.
     """
 
     draft: Backup
@@ -60,6 +61,7 @@ class Create(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     must_seal: bool = True
     repository: Repository | None = None
     parent: str | None = None
+    expected: int = 0
 
 
 class Verify(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -133,6 +135,14 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     snapshots: tuple[str, ...]
 
 
+class Adopt(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Write down, in `folder`, the backups that the repository holds and this board does not know."""
+
+    folder: str
+    work: str
+    repository: Repository
+
+
 class Kill(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """End a hook that is past its deadline: `pid` in the container `container` (its full id)."""
 
@@ -183,6 +193,6 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     cancelled: bool = False
 
 
-Request = Create | Verify | Restore | Recover | Copy | Forget
-FromHomed = Create | Verify | Restore | Recover | Copy | Forget | Kill | Cancel | Reply
+Request = Create | Verify | Restore | Recover | Copy | Forget | Adopt
+FromHomed = Create | Verify | Restore | Recover | Copy | Forget | Adopt | Kill | Cancel | Reply
 FromWorker = Ask | Told | Warned | Done | Failed

@@ -15,19 +15,23 @@ from homed.errors import BackupError
 _OLD = "old"
 
 
-def looked(item: Item, holder: int) -> Item:
+def looked(item: Item) -> Item:
     """With what stands there now, and what is to come; and which folders above it are missing."""
     place = item.place
     relative = place.item.relative_to(place.holder)
     with disk.folder(place.holder / relative.parent) as above:
-        new = disk.number((above, relative.name))
-    if new is None:
-        raise BackupError(f"there is nothing to be put at {place.target}")
+        staged = (above, relative.name)
+        new = disk.number(staged)
+        if new is None:
+            raise BackupError(f"there is nothing to be put at {place.target}")
+        item = msgspec.structs.replace(item, new=new, new_times=disk.times(staged), old=None, made=())
     made = tuple(path for path in reversed(place.target.parents) if not path.exists())
     if made:
-        return msgspec.structs.replace(item, old=None, new=new, made=made)
+        return msgspec.structs.replace(item, made=made)
     with disk.folder(place.target.parent) as parent:
-        return msgspec.structs.replace(item, old=disk.number((parent, place.target.name)), new=new, made=())
+        there = (parent, place.target.name)
+        old = disk.number(there)
+        return item if old is None else msgspec.structs.replace(item, old=old, old_times=disk.times(there))
 
 
 def put(item: Item, holder: int) -> None:
@@ -44,6 +48,7 @@ def put(item: Item, holder: int) -> None:
         elif not disk.exchange(new, there):
             disk.move(there, aside)
             disk.move(new, there)
+        disk.set_times(there, item.new_times)
 
 
 def take_back(item: Item, holder: int, id: str, warn: Callable[[str], None]) -> None:
@@ -51,7 +56,10 @@ def take_back(item: Item, holder: int, id: str, warn: Callable[[str], None]) -> 
     target = item.place.target
     try:
         with disk.folder(target.parent) as parent, disk.folder(item.place.item.parent) as above:
-            _take_back(item, (above, item.place.item.name), (parent, target.name), (holder, _OLD), id, warn)
+            there = (parent, target.name)
+            _take_back(item, (above, item.place.item.name), there, (holder, _OLD), id, warn)
+            if item.old is not None and disk.number(there) == item.old:
+                disk.set_times(there, item.old_times)
     except FileNotFoundError:
         if target.parent.exists():
             raise  # else the folders above it were not made yet

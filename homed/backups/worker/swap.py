@@ -73,7 +73,9 @@ class Swap:
             raise
 
     def undo(self) -> None:
-        """Have the old trees back, and remove the new ones. It may be done at any time before `finish`, and again."""
+        """Have the old trees back, and remove the new ones. It may be done again. After `finish` began: nothing."""
+        if self._journal.phase is Phase.FINISHING:
+            return
         with _told():
             if self._journal.phase in (Phase.SWAPPING, Phase.SWAPPED):
                 for item in reversed(self._journal.items):
@@ -83,7 +85,10 @@ class Swap:
             self._clean(old=True)
 
     def finish(self) -> None:
-        """Remove the old trees. From here on there is no way back, so it must be known that homed did its side."""
+        """Remove the old trees. From here on there is no way back, so it must be known that homed did its side.
+
+        BackupError where they cannot be removed: all is new nevertheless, and `recover` tries it again.
+        """
         with _told():
             self._note(Phase.FINISHING)
             self._clean(old=False)
@@ -169,7 +174,7 @@ def _looked(item: Item) -> Item:
     with disk.folder(item.place.base) as base, disk.within(base, item.place.holder.name) as holder:
         if item.place.kind is Kind.INSIDE:
             return mountpoint.looked(item, base, holder)
-        return replacing.looked(item, holder)
+        return replacing.looked(item)
 
 
 def _put(item: Item) -> None:

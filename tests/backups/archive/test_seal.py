@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -406,6 +407,22 @@ def test_where_its_program_is_killed_reading_fails(tmp_path: Path, key: Key) -> 
         child.kill()
         with pytest.raises(BackupError, match="signal 9"):
             file.read()
+
+
+def test_one_whose_writer_was_killed_is_no_archive(tmp_path: Path, key: Key) -> None:
+    path = tmp_path / "one"
+    program = (
+        "import os, pathlib, sys; from homed.backups.archive import seal;"
+        "file = seal.create(pathlib.Path(sys.argv[1]), seal.Seal((sys.argv[2],)));"
+        "file.write(bytes(1 << 20)); os.kill(os.getpid(), 9)"
+    )
+
+    # It returns once the program that seals has closed stdout too: so it has ended.
+    done = subprocess.run([sys.executable, "-c", program, str(path), key.recipient], capture_output=True, timeout=60)
+
+    assert done.returncode == -9
+    assert not seal.is_sealed(path)
+    assert refused(path, key.unlock) == "BACKUP_DAMAGED"
 
 
 def test_a_reader_may_stop_where_it_likes(tmp_path: Path, key: Key) -> None:
