@@ -160,5 +160,10 @@ async def workplace(root: Path, id: str) -> AsyncIterator[Path]:
     try:
         yield path
     finally:
-        if not (path / JOURNAL).exists():
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        await clear(path)
+
+
+async def clear(work: Path) -> None:
+    """Remove an operation's folder, unless it is still needed."""
+    if not (work / JOURNAL).exists():
+        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)

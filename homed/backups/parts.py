@@ -58,6 +58,7 @@ class Parts:
         self._last: dict[str, Operation] = {}
         self._looked_at: set[tuple[str, int]] = set()
         self._asked: set[str] = set()
+        self._stuck: str | None = None
         self._trouble = ""
         backups.operations.listen(self._note)
 
@@ -85,9 +86,9 @@ class Parts:
 
     async def run(self) -> None:
         """End what was interrupted, then look from time to time at what nobody tells of."""
-        for work in restoring.interrupted(self._work):
-            await self._recover(work)
         while True:
+            for work in restoring.interrupted(self._work):
+                await self._recover(work)
             try:
                 await self._look()
             except HomedError as error:
@@ -98,14 +99,19 @@ class Parts:
         await self.backups.stop()
 
     async def _recover(self, work: Path) -> None:
+        """Again and again, where it cannot be done yet: a filesystem may come late."""
         operations = self.backups.operations
+        if operations.running is not None:
+            return  # perhaps a restore that is under way
         try:
             operation = await operations.begin(
                 OperationKind.RECOVER, work.name, lambda running: self._restoring.recover(running, work)
             )
-            await operations.wait(operation.id)
+            ended = await operations.wait(operation.id)
         except HomedError as error:
             log.error("A restore that was interrupted cannot be ended: %s", error.message)  # noqa: TRY400
+        else:
+            self._stuck = None if ended.failure is None else ended.failure.message
 
     async def _look(self) -> None:
         overdue = self.overdue() is not None
@@ -143,7 +149,7 @@ class Parts:
 
     def tell(self) -> Component:
         """For /health: a board whose backups are old or fail works, but is not safe."""
-        said = [text for text in (self._trouble, self.overdue(), *self._failed()) if text]
+        said = [text for text in (self._trouble, self._stuck, self.overdue(), *self._failed()) if text]
         timers = self.timers.component()
         if timers.status is not Level.HEALTHY and timers.message:
             said.append(timers.message)

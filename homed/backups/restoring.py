@@ -13,7 +13,7 @@ from homed.backups import boardstate, launcher, planning, secrets
 from homed.backups.boardstate import BoardState, Saved
 from homed.backups.catalog import Catalog
 from homed.backups.conversation import Conversation
-from homed.backups.creating import JOURNAL, Board, workplace
+from homed.backups.creating import JOURNAL, Board, clear, workplace
 from homed.backups.operations import Running
 from homed.backups.ports import Services
 from homed.backups.records import Backup, Section, Type
@@ -102,21 +102,20 @@ class Restoring:
         return {"restored": one.shown, "not_running": not_running}
 
     async def recover(self, running: Running, work: Path) -> Mapping[str, object]:
-        """End a restore that was under way when homed was killed; its services are held by `held_by` until then."""
-        step = read_step(work)
+        """End a restore that was under way when homed was killed. Its services are held until that is done, whatever
+        it takes: they must not see half of it.
+        """
+        step = await asyncio.to_thread(read_step, work)
 
         async def apply(_: Mapping[str, object]) -> Mapping[str, object]:
             await self.apply(step, work)
             return {}
 
-        try:
-            async with launcher.worker(self._start, work) as connection:
-                conversation = Conversation(connection, running.tell, running.warn)
-                done = await conversation.run(Recover(work=str(work), applied=False), {"apply": apply})
-        finally:
-            await self._services.release(step.held)
-        async with workplace(work.parent, work.name):
-            pass  # nothing in it is needed any more
+        async with launcher.worker(self._start, work) as connection:
+            conversation = Conversation(connection, running.tell, running.warn)
+            done = await conversation.run(Recover(work=str(work)), {"apply": apply})
+        await clear(work)
+        await self._services.release(step.held)
         return done.data
 
     async def apply(self, step: Step, work: Path) -> list[str]:

@@ -20,6 +20,7 @@ FORMAT: Final = 1
 NAME: Final = b"manifest.jsonl"
 README: Final = b"README"
 LONGEST_LINE: Final = 16 << 20
+_NO_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _PLAIN: Final = bytes(one for one in range(0x20, 0x7F) if one not in b'"\\%')
 _SURROGATE: Final = re.compile("[\udc80-\udcff]")
 _ESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
@@ -88,14 +89,20 @@ def record(text: bytes, size: int) -> Backup:
             )
         fields = msgspec.json.decode(text, type=dict[str, Any])
         return msgspec.convert({**fields, "size": size}, Backup)
-    except msgspec.MsgspecError as error:
+    except _NO_JSON as error:
         raise ArchiveError(f"the archive is damaged: its manifest cannot be read ({error})") from error
+
+
+def name_in(text: bytes) -> bytes:
+    """The name in a line that `line` has made."""
+    encoded, *_ = msgspec.json.decode(text)
+    return decode(encoded)
 
 
 def total(text: bytes) -> Total:
     try:
         return msgspec.json.decode(text, type=Total)
-    except msgspec.MsgspecError as error:
+    except _NO_JSON as error:
         raise ArchiveError("the archive is damaged: its manifest does not end as it should") from error
 
 

@@ -28,7 +28,11 @@ class Output:
         self._path = path
         self._sealed = sealed is not None
         self.spool.open()
-        self._raw: BinaryIO = seal.create(path, sealed) if sealed is not None else _create(path)
+        try:
+            self._raw: BinaryIO = seal.create(path, sealed) if sealed is not None else _create(path)
+        except BaseException:
+            self.spool.close()
+            raise
         threads = max(1, min(_THREADS, os.cpu_count() or 1))
         self._out: Any = _igzip.open(self._raw, "wb", compresslevel=level, threads=threads)
 

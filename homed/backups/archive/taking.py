@@ -19,6 +19,8 @@ from homed.errors import BackupError
 
 _PIECE: Final = 1 << 20
 _ROUNDS: Final = 2
+# What may be read again, beside as much as the tree holds: a busy large file must not fill the disk with its versions.
+_ROOM: Final = 16 << 20
 _SHOWN: Final = 100
 _REMARKS: Final = 20
 
@@ -84,7 +86,7 @@ class Taking:
         self._read(tar.create(tree, self._section.prefix, exclude=self._exclude), None)
         if not self._members:
             self._watch.warn(f"{self._section.name} is not there (any more): the backup holds nothing of it")
-        room = self._size
+        room = self._size + self._size // 4 + _ROOM
         for _ in range(_ROUNDS):
             if not self._changed:
                 return

@@ -48,7 +48,7 @@ _MEANINGS: Final = (
     (re.compile(r"Cannot .*: Stale file handle"), Meaning.GONE),
     (re.compile(r"socket ignored"), Meaning.SKIPPED),
     (re.compile(r"door ignored"), Meaning.SKIPPED),
-    (re.compile(r".*(?:No space left on device|Disk quota exceeded)"), Meaning.FULL),
+    (re.compile(r".*(?:No space left on device|Disk quota exceeded|Wrote only \d+ of \d+ bytes)"), Meaning.FULL),
     (re.compile(r"time stamp .* s in the future"), Meaning.REMARK),
     (re.compile(r"implausibly old time stamp"), Meaning.REMARK),
     (

@@ -108,7 +108,8 @@ class _Reading:
         for own in self._lines.lines():
             line = body.line()
             if line != own:
-                raise ArchiveError(f"the archive is damaged: {_difference(own, line)}")
+                name = show(manifest.name_in(own))
+                raise ArchiveError(f"the archive is damaged: '{name}' is not what the manifest says")
             digest.update(line)
         last = manifest.total(body.line())
         expected = manifest.Total(self._lines.total.members, self._lines.total.size, digest.hexdigest())
@@ -212,8 +213,3 @@ def _octal(field: bytes) -> int:
 
 def _where(follower: Follower) -> str:
     return f"in or after '{show(follower.name)}'" if follower.name else "at its beginning"
-
-
-def _difference(own: bytes, line: bytes) -> str:
-    """Which member is not as the manifest says."""
-    return f"{show(own)} / {show(line)}"

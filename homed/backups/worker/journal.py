@@ -42,8 +42,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One target. `old` and `new` are the inodes' numbers of what stood there (None: nothing) and of what comes.
 
     `base` and `filesystem` tell whether the folder of the staged tree is the one that it was: its inode's number, and
-    that of its filesystem. `made` are the folders above the target that the swap makes. The times (nanoseconds) are kept
-    as XFS changes those of a folder that moves to another one.
+    that of its filesystem. `made` are the folders above the target that the swap makes. The times (nanoseconds) are
+    kept as XFS changes those of a folder that moves to another one.
     """
 
     place: Place

@@ -111,10 +111,9 @@ class Restore(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Recover(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """End what a killed restore has left in its folder `work`; `applied` says that homed had done its side of it."""
+    """End what a killed restore has left in its folder `work`; homed is asked to `apply` where all was swapped."""
 
     work: str
-    applied: bool
 
 
 class Copy(msgspec.Struct, frozen=True, kw_only=True, tag=True):

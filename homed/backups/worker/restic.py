@@ -24,7 +24,10 @@ _MAGIC = "*?[]\\"
 
 
 class Saved(NamedTuple):
-    """A snapshot that was made: `size` bytes in `files` files, of which `added` bytes were new to the repository."""
+    """A snapshot that was made: `size` bytes in `files` files, of which `added` bytes were new to the repository.
+
+    `snapshot` is its id, of which restic tells the first eight letters before version 0.17.
+    """
 
     snapshot: str
     added: int
@@ -92,7 +95,6 @@ def _save(restic: Restic, watch: Watch, arguments: Sequence[str]) -> Saved:
     snapshot = summary.get("snapshot_id")
     if not isinstance(snapshot, str):
         raise BackupError("restic has made no snapshot")
-    # Short in the summary of old versions: long enough to be the only one.
     return Saved(
         snapshot,
         int(summary.get("data_added_packed", summary.get("data_added", 0))),

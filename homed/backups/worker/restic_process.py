@@ -34,7 +34,9 @@ _DAMAGE_WORDS = (
     "invalid data returned",
 )
 _FULL_WORDS = ("no space left on device", "disk quota exceeded")
-_ABSENT_WORDS = ("Is there a repository at the following location", "repository does not exist")
+# All of the old versions' errors of this kind begin alike, also where the repository only cannot be reached.
+_CONFIG_WORDS = "unable to open config file"
+_ABSENT_WORDS = ("no such file or directory", "does not exist", "NoSuchKey", "NoSuchBucket")
 _UNKNOWN_WORDS = ("no matching ID found", "no such snapshot", "failed to find snapshot")
 
 
@@ -214,24 +216,25 @@ def _meaning(code: int, words: _Words, secrets: Sequence[str]) -> BackupError:
         said = said.replace(secret, "…")
     short = _short(said) or f"it ended with {code}"
 
-    def fits(known: Sequence[str]) -> bool:
-        return any(word in said for word in known)
-
     if words.gave_up:
         return RemoteError(f"the repository cannot be reached: {short}")
-    if code == _WRONG_KEY or fits(_KEY_WORDS):
+    if code == _WRONG_KEY or _any(_KEY_WORDS, said):
         return ArchiveError("the repository's password is another one", code="BACKUP_KEY_WRONG")
-    if code == _LOCKED or fits(_LOCKED_WORDS):
+    if code == _LOCKED or _any(_LOCKED_WORDS, said):
         return LockedError(f"the repository is locked: {short}")
-    if fits(_FULL_WORDS):
+    if _any(_FULL_WORDS, said):
         return BackupSpaceError(f"the repository's disk is full: {short}")
-    if code == _NO_REPOSITORY or fits(_ABSENT_WORDS):
+    if code == _NO_REPOSITORY or any(_CONFIG_WORDS in line and _any(_ABSENT_WORDS, line) for line in words.lines):
         return AbsentError(f"there is no repository: {short}")
-    if fits(_UNKNOWN_WORDS):
+    if _any(_UNKNOWN_WORDS, said):
         return UnknownError(f"the repository has no such snapshot: {short}")
-    if fits(_DAMAGE_WORDS):
+    if _any(_DAMAGE_WORDS, said):
         return ArchiveError(f"the repository is damaged: {short}")
     return RemoteError(f"restic failed: {short}")
+
+
+def _any(known: Sequence[str], said: str) -> bool:
+    return any(word in said for word in known)
 
 
 def _short(said: str) -> str:
