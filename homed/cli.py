@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homed import __version__, cli_backup, clock
-from homed.errors import HomedError
+from homed.errors import ConfigError, HomedError, ValidationError
 
 if TYPE_CHECKING:
     from homed.host.notify import Notifier
@@ -151,9 +151,14 @@ def _backup_worker(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
+    from homed.backups import schedules
     from homed.settings import Settings
 
-    Settings(options.config, options.state / "config.json")
+    config = Settings(options.config, options.state / "config.json").current
+    try:
+        schedules.check(config.backups.schedules)
+    except ValidationError as error:
+        raise ConfigError(f"{options.config}: {error.message}") from error
     print(f"{options.config}: right")
     return 0
 

@@ -247,9 +247,7 @@ class Daemon:
         await self.capturing.recover()
         await self.backups.load()
         self._settings.guard(lambda config: listeners.check_exposure(config, have_key=bool(self.keys.all())))
-        self._settings.guard(
-            lambda config: schedules.check(config.backups.schedules, self._config.backups.schedules)
-        )
+        self._settings.guard(lambda config: schedules.check(config.backups.schedules, self._config.backups.schedules))
         self._settings.listen(self._apply)
         self.events.listen(lambda event: self.metrics.events.labels(event.type).inc())
         self.metrics.scraped(self.observation.gauges)

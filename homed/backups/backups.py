@@ -243,28 +243,28 @@ class Backups:
 
     async def _receive(self, running: Running, name: str, partial: Path, unlock: Unlock | None) -> Mapping[str, object]:
         try:
-            if unlock is None and name.endswith(names.SEALED):
-                backup = await asyncio.to_thread(self._receiving.unopened, name, partial)
-            else:
-                done = await self._work(running, lambda work: self._reading(name, partial, work, unlock))
-                if done.backup is None:
-                    raise ArchiveError("it is not an archive of a backup")
-                backup = done.backup
+            backup = await self._described(running, name, partial, unlock)
             await asyncio.to_thread(self._receiving.publish, partial, backup)
         finally:
             await asyncio.to_thread(partial.unlink, missing_ok=True)
         return {"name": name, "size": backup.size}
 
+    async def _described(self, running: Running, name: str, path: Path, unlock: Unlock | None) -> Backup:
+        """The record of an archive that came from elsewhere."""
+        if unlock is None and name.endswith(names.SEALED):
+            return await asyncio.to_thread(self._receiving.unopened, name, path)
+        done = await self._work(running, lambda work: self._reading(name, path, work, unlock))
+        if done.backup is None:
+            raise ArchiveError("it is not an archive of a backup")
+        return done.backup
+
     async def adopt(self, name: str) -> Operation:
         """Take in an archive that was put into the folder by hand."""
 
         async def work(running: Running) -> Mapping[str, object]:
-            path = self.catalog.folder / name
-            done = await self._work(running, lambda work: self._reading(name, path, work, None))
-            if done.backup is None:
-                raise ArchiveError("it is not an archive of a backup")
-            await asyncio.to_thread(self.catalog.change, done.backup)
-            return {"name": name, "size": done.backup.size}
+            backup = await self._described(running, name, self.catalog.folder / name, None)
+            await asyncio.to_thread(self.catalog.change, backup)
+            return {"name": name, "size": backup.size}
 
         return await self._begin(OperationKind.RECEIVE, name, work)
 

@@ -96,7 +96,7 @@ class Creating:
                 seal=seal,
                 must_seal=wish.type is Type.FULL and config.encryption != "off",
                 repository=repository,
-                parent=self._parent(wish.name) if repository is not None else None,
+                parent=self._parent(wish.name, repository.url) if repository is not None else None,
                 expected=self._expected(wish),
             )
             try:
@@ -142,9 +142,9 @@ class Creating:
         like = [b for b in self._catalog.all() if (b.type, b.include_data) == (wish.type, wish.include_data)]
         return like[0].data_size if like else 0
 
-    def _parent(self, stem: str) -> str | None:
-        """The snapshot before: restic compares with it."""
-        found = [one for one in self._catalog.all() if one.type is Type.INCREMENTAL and one.snapshot]
+    def _parent(self, stem: str, repository: str) -> str | None:
+        """The snapshot before, in the same repository: restic compares with it."""
+        found = [one for one in self._catalog.all() if one.repository == repository and one.snapshot]
         same = [one for one in found if (name := names.parse(one.name)) is not None and name.stem == stem]
         return next((one.snapshot for one in [*same, *found]), None)
 

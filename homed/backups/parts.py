@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
 _LOOKS_EVERY = 30.0
 FOLDER, WORK = "backups", "backup-work"
+_CACHE = "restic-cache"  # what restic knows of the repository: costly to fetch anew
 
 
 class Parts:
@@ -81,7 +82,7 @@ class Parts:
         interrupted = set(restoring.interrupted(self._work))
         with contextlib.suppress(FileNotFoundError):
             for path in self._work.iterdir():
-                if path not in interrupted:
+                if path not in interrupted and path.name != _CACHE:
                     shutil.rmtree(path, ignore_errors=True)
 
     async def run(self) -> None:

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from homed.containers.engine import Engine
-from homed.containers.frames import Lines
+from homed.containers.frames import Line, Lines
 from homed.containers.streams import Streams
 from homed.errors import BackupError, ConflictError, HomedError
 from homed.model import Hook
 
-_KEPT = 4096
+_KEPT = 2048  # bytes of each stream
 _ASKS_EVERY = 0.1
 
 
@@ -60,24 +60,25 @@ class Hooks:
 
 
 class _Tail:
-    """The end of what a command says."""
+    """The end of what a command says. Its errors have a place of their own: much output must not push them out."""
 
     def __init__(self) -> None:
         self._lines = Lines(tty=False)
-        self._kept = b""
+        self._kept = {"stdout": b"", "stderr": b""}
 
     async def read(self, chunks: AsyncIterator[bytes]) -> None:
         async for chunk in chunks:
             for line in self._lines.feed(chunk):
-                self._keep(line.text)
+                self._keep(line)
         for line in self._lines.finish():
-            self._keep(line.text)
+            self._keep(line)
 
-    def _keep(self, text: bytes) -> None:
-        self._kept = (self._kept + text + b"\n")[-_KEPT:]
+    def _keep(self, line: Line) -> None:
+        kept = self._kept.get(line.stream, b"")
+        self._kept[line.stream] = (kept + line.text + b"\n")[-_KEPT:]
 
     def text(self) -> str:
-        return self._kept.decode(errors="replace").strip()
+        return (self._kept["stdout"] + self._kept["stderr"]).decode(errors="replace").strip()
 
 
 def _failed(service: str, why: str) -> BackupError:

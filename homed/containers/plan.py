@@ -15,8 +15,8 @@ class Wanted(NamedTuple):
     """`digest` names the container's configuration (`creation.digest`).
 
     `confirmed`: it has run well. `can_fall_back`: another one has (`good`), and takes its place if this one does not.
-    `again`: it was stopped for a while only. `held` and `frozen` say why it is kept down, or left alone, for a while; its health is not judged before
-    `spared_until` (monotonic).
+    `again`: it was stopped for a while only. `held` and `frozen` say why it is kept down, or left alone, for a while;
+    its health is not judged before `spared_until` (monotonic).
     """
 
     name: str

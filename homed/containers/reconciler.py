@@ -48,6 +48,8 @@ class Reconciler:
 
     async def stop(self) -> None:
         self._stopping = True
+        for name in list(self._waiters):  # nothing that they wait for comes any more
+            self._notify(name)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -77,7 +79,9 @@ class Reconciler:
         return await self.until(name, lambda report: report.revision >= revision and not report.busy, timeout)
 
     async def until(self, name: str, reached: Callable[[Report], bool], timeout: float) -> Report | None:
-        """Wait for a report that `reached` takes; the last one after `timeout` seconds, None where it is gone."""
+        """Wait for a report that `reached` takes; the last one after `timeout` seconds or at the end of homed, None
+        where it is gone.
+        """
         changed = asyncio.Event()
         waiters = self._waiters.setdefault(name, set())
         waiters.add(changed)
@@ -85,7 +89,7 @@ class Reconciler:
             async with asyncio.timeout(timeout):
                 while (keeper := self._keepers.get(name)) is not None:
                     report = keeper.report
-                    if reached(report):
+                    if reached(report) or self._stopping:
                         return report
                     changed.clear()
                     await changed.wait()

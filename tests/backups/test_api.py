@@ -1,7 +1,9 @@
 """The API over the real backups: made by a worker, fetched, deleted, brought again and put back."""
 
 import asyncio
+import contextlib
 import hashlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +12,7 @@ import pytest
 
 from homed.api.homei import backups as backup_routes
 from homed.config.backups import Backups as Config
+from tests.backups.archive.age_program import new_key
 from tests.support.backup_api import PATH
 from tests.support.backup_board import BackupBoard
 from tests.support.front import Server, serve
@@ -163,3 +166,60 @@ async def test_the_same_archive_comes_whole_in_parts(place: Place) -> None:
     parts = [await place.fetched(name, Range=f"bytes={at}-{at + step - 1}") for at in range(0, size, step)]
     whole = hashlib.sha256((place.board.folder / name).read_bytes()).hexdigest()
     assert hashlib.sha256(b"".join(parts)).hexdigest() == whole
+
+
+async def test_a_sealed_archive_is_taken_unopened_or_with_what_opens_it(place: Place) -> None:
+    recipient, text = new_key()
+    identity = next(line for line in text.splitlines() if line.startswith("AGE-SECRET-KEY-"))
+    other = next(line for line in new_key()[1].splitlines() if line.startswith("AGE-SECRET-KEY-"))
+    place.board.config = Config(encryption="recipients", recipients=(recipient,))
+    name = await _made(place)
+    assert name.endswith(".age.tar")
+    archive = await place.fetched(name)
+    assert (await place.call("DELETE", f"/{name}"))[0] == 200
+
+    status, body = await place.call("PUT", f"/{name}", data=archive, headers={"X-Backup-Identity": other})
+    assert (status, body["error"]["code"]) == (422, "BACKUP_KEY_WRONG")
+    assert place.left() == []
+    status, body = await place.call("PUT", f"/{name}", data=archive)
+    assert (status, body["encrypted"], body["verified_at"]) == (201, True, None)
+    status, body = await place.call("POST", f"/{name}/restore")
+    assert (status, body["error"]["code"]) == (422, "BACKUP_KEY_MISSING")
+    assert (await place.call("DELETE", f"/{name}"))[0] == 200
+    status, body = await place.call("PUT", f"/{name}", data=archive, headers={"X-Backup-Identity": identity})
+    assert (status, body["services"]) == (201, ["web"])
+    assert body["verified_at"] is not None
+
+
+async def test_what_opens_an_archive_is_on_no_disk_and_in_no_log_or_event(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[str] = []
+    place.board.events.listen(lambda event: events.append(repr(event)))
+    recipient, text = new_key()
+    identity = next(line for line in text.splitlines() if line.startswith("AGE-SECRET-KEY-"))
+    place.board.config = Config(encryption="recipients", recipients=(recipient,))
+    name = await _made(place)
+    seen: set[str] = set()
+    for act in ("verify", "restore"):
+        doing = asyncio.create_task(place.call("POST", f"/{name}/{act}", json={"identity": identity}))
+        while not doing.done():
+            seen |= await asyncio.to_thread(_holding, identity.encode(), tmp_path)
+            await asyncio.sleep(0.01)
+        assert (await doing)[0] == 200, await doing
+    seen |= _holding(identity.encode(), tmp_path)
+    assert seen == set()
+    assert len(events) > 4
+    assert not [text for text in events if identity in text]
+    assert not [record for record in caplog.records if identity in repr(record.__dict__)]
+
+
+def _holding(secret: bytes, folder: Path) -> set[str]:
+    """The files in a folder that hold it, and the processes that show it."""
+    found = set()
+    for path in [*folder.rglob("*"), *Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")]:
+        with contextlib.suppress(OSError):
+            if path.is_file() and secret in path.read_bytes():
+                found.add(str(path))
+    return found

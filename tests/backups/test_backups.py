@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from homed.backups.archive import age
 from homed.backups.ports import Hook, Mode
 from homed.backups.records import State, Type
 from homed.config.backups import BackupRepository
@@ -217,6 +218,22 @@ async def test_half_an_archive_from_elsewhere_is_not_taken(board: BackupBoard) -
     assert operation.failure is not None
     assert operation.failure.code == "BACKUP_DAMAGED"
     assert list(board.folder.iterdir()) == []
+
+
+async def test_a_sealed_archive_that_was_put_there_by_hand_is_taken_in_unopened(tmp_path: Path) -> None:
+    _, recipient = age.generate()
+    config = Config(encryption="recipients", recipients=(recipient,))
+    async with BackupBoard(tmp_path, config) as board:
+        name = (await board.create()).backup
+    (board.folder / f"{name}.json").unlink()
+
+    async with BackupBoard(tmp_path, config) as later:
+        async with asyncio.timeout(30):
+            while not later.backups.all():
+                await asyncio.sleep(0.05)
+
+        backup = later.backups.get(name)
+        assert (backup.encrypted, backup.verified_at) == (True, None)
 
 
 async def test_an_archive_that_was_put_there_by_hand_is_taken_in(tmp_path: Path) -> None:

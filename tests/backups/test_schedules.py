@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from homed import cli
 from homed.backups import schedules
 from homed.backups.schedules import Scheduled, Timers, drop_ins
 from homed.bus.connection import CallError
@@ -294,6 +295,15 @@ def test_what_systemd_would_refuse_is_refused_before_and_named() -> None:
     assert "at night" in raised.value.errors[0].message
     # What was taken already does not keep anything else from being changed.
     schedules.check(wanted, known=wanted)
+
+
+@needs_systemd
+def test_the_check_of_a_configuration_sees_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "homed.toml"
+    for calendar, code in (("at night", 78), ("daily", 0)):
+        file.write_text(f'[[backups.schedules]]\nname = "a"\ncalendar = "{calendar}"\n')
+        assert cli.main(["check-config", "--config", str(file), "--state", str(tmp_path)]) == code
+    assert "backups.schedules[0].calendar" in capsys.readouterr().err
 
 
 @needs_systemd

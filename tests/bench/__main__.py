@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from tests.bench import idle, listing, logs, requests, starting, updates
+from tests.bench import archives, backups, idle, incremental, listing, logs, pause, requests, starting, updates
 from tests.bench.bed import Bed
 from tests.bench.figures import Figure, table
 from tests.boards.rig.process import command
@@ -29,18 +29,24 @@ _BENCHMARKS: Final = {
     "logs": _Benchmark(logs.run),
     "idle": _Benchmark(idle.run),
     "updates": _Benchmark(updates.run, why_no_rauc),
+    "archives": _Benchmark(archives.run, archives.why_not),
+    "incremental": _Benchmark(incremental.run, incremental.why_not),
+    "backups": _Benchmark(backups.run),
+    "pause": _Benchmark(pause.run, pause.why_not),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(_BENCHMARKS))
-    names: list[str] = parser.parse_args().names or list(_BENCHMARKS)
+    parser.add_argument("--scale", type=float, default=1.0, help="of what is backed up: 0.05 is quick")
+    options = parser.parse_args()
+    names: list[str] = options.names or list(_BENCHMARKS)
     if unknown := [name for name in names if name not in _BENCHMARKS]:
         parser.error(f"there is no {', '.join(unknown)}: one of {', '.join(_BENCHMARKS)}")
     figures: list[Figure] = []
     beside: set[str] = set()
-    with Bed() as bed:
+    with Bed(options.scale) as bed:
         for name in names:
             print(f"{name}:", flush=True)
             benchmark = _BENCHMARKS[name]

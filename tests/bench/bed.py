@@ -23,15 +23,19 @@ NAME: Final = "homed-bench"
 SERVICES: Final = 20
 # On, and as costly as ever, but never in the way.
 _HIGH: Final = 1_000_000
-_LIMITS: Final = dict.fromkeys(("health", "services", "containers", "system", "metrics", "failures"), _HIGH)
+_LIMITS: Final = dict.fromkeys(("health", "services", "containers", "backups", "system", "metrics", "failures"), _HIGH)
+
+
+Tables = Mapping[str, Mapping[str, Any]]
 
 
 class Served(Homed):
-    """homed with its own defaults, with the environment that its unit gives it, logging to a file."""
+    """homed with its own defaults but for `tables`, with the environment that its unit gives it, logging to a file."""
 
-    def __init__(self, folder: Path, engine: str):
+    def __init__(self, folder: Path, engine: str, tables: Tables):
         super().__init__(folder, engine)
-        self.tables = {"api": {}, "api.limits": dict(_LIMITS), "containers": {"engine": engine}}
+        own: Tables = {"api": {}, "api.limits": _LIMITS, "containers": {"engine": engine}}
+        self.tables = {name: dict(values) for name, values in {**own, **tables}.items()}
         self.write_config()
 
     def launch(self, notify: str = "") -> None:
@@ -63,9 +67,10 @@ class Served(Homed):
 
 
 class Bed:
-    """One engine for all benchmarks of a run, started when the first one wants it."""
+    """One engine for all benchmarks of a run, started when the first one wants it. `scale` is of how much they back up."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
         self._stack = ExitStack()
         self._engine: DockerEngine | None = None
         self.folder = Path(tempfile.mkdtemp(prefix=f"{NAME}-"))
@@ -84,11 +89,11 @@ class Bed:
         return self._engine
 
     @contextlib.contextmanager
-    def homed(self, services: int = 0) -> Iterator[Served]:
+    def homed(self, services: int = 0, tables: Tables | None = None) -> Iterator[Served]:
         """homed with so many services that run; they and it are gone afterwards."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         self.engine.clean()
-        served = Served(folder, self.engine.address)
+        served = Served(folder, self.engine.address, tables or {})
         try:
             served.start()
             for number in range(services):

@@ -1,7 +1,7 @@
 """Figures of a run: rounds in turn, medians, what they should be, and the table at the end."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +55,17 @@ def in_turn(rounds: int, ours: Callable[[], float], theirs: Callable[[], float])
             our = ours()
             pairs.append((our, theirs()))
     return pairs
+
+
+def by_turns(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """As `in_turn`, of any number: each is the first in its turn."""
+    names = list(measures)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(measures[name]())
+    return found
 
 
 def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:

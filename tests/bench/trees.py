@@ -13,7 +13,7 @@ _SHARES: Final = ((0.50, 16 * _MB, 64 * _MB), (0.35, 256 * _KB, 4 * _MB), (0.15,
 _IN_A_FOLDER: Final = 100
 _SMALLEST, _LARGEST = 100, 2000
 _PAGE: Final = 4096
-_NOISE: Final = random.Random(_SEED)  # noqa: S311
+_NOISE: Final = random.Random(_SEED)
 _WORDS: Final = [
     "".join(_NOISE.choices("abcdefghijklmnopqrstuvwxyz0123456789-_./:", k=_NOISE.randint(2, 14))).encode() + b" "
     for _ in range(256)
@@ -30,7 +30,7 @@ class Tree(NamedTuple):
 
 def mixed(path: Path, size: int) -> Tree:
     """Files of 4 kB to 64 MB: two fifths are text, three tenths cannot be compressed, the rest is half of each."""
-    noise = random.Random(_SEED)  # noqa: S311
+    noise = random.Random(_SEED)
     written = count = 0
     for number, length in enumerate(_lengths(noise, size)):
         folder = path / f"{number % 40:02}"
@@ -42,7 +42,7 @@ def mixed(path: Path, size: int) -> Tree:
 
 def small(path: Path, count: int) -> Tree:
     """Files of 100 to 2,000 bytes of text, a hundred in a folder."""
-    noise = random.Random(_SEED)  # noqa: S311
+    noise = random.Random(_SEED)
     written = 0
     for number in range(count):
         if number % _IN_A_FOLDER == 0:
@@ -58,7 +58,7 @@ def small(path: Path, count: int) -> Tree:
 def change(tree: Tree, share: float, turn: int) -> int:
     """Write as much of it anew, whole files that go by `turn`; returns the bytes."""
     files = sorted(path for path in tree.path.rglob("*") if path.is_file())
-    noise = random.Random(_SEED + 1 + turn)  # noqa: S311
+    noise = random.Random(_SEED + 1 + turn)
     noise.shuffle(files)
     wanted, written = share * tree.size, 0
     for path in files:

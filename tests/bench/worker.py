@@ -76,10 +76,12 @@ class Board:
         repository: Repository | None = None,
         parent: str | None = None,
     ) -> Create:
-        name = Name("bench", datetime.now(UTC).replace(microsecond=0), names.extension(type, encrypted=seal is not None))
+        name = Name(
+            "bench", datetime.now(UTC).replace(microsecond=0), names.extension(type, encrypted=seal is not None)
+        )
         section = Section(kind="path", name=str(tree), prefix="paths/0", stored=str(tree))
         return Create(
-            draft=Backup(name=str(name), type=type, created_at=name.at, size=0, encrypted=seal is not None),
+            draft=Backup(name=str(name), type=type, created_at=at, size=0, encrypted=seal is not None),
             folder=str(self.backups), work=self._place(), state=str(self.state),
             groups=(Group((section,), (), asks=False),), level=_LEVEL, seal=seal, must_seal=seal is not None,
             repository=repository, parent=parent,

@@ -17,6 +17,13 @@ def body(**fields: Any) -> dict[str, Any]:
     return creation.configuration("web", ServiceSpec(image="app:1", **fields))
 
 
+def test_how_a_service_is_backed_up_needs_no_new_container() -> None:
+    plain = ServiceSpec(image="app:1", labels={"x": "y"})
+    labelled = ServiceSpec(image="app:1", labels={"x": "y", "io.homed.backup": "paused"})
+    assert creation.digest("web", plain) == creation.digest("web", labelled)
+    assert creation.configuration("web", labelled)["Labels"]["io.homed.backup"] == "paused"
+
+
 def test_a_full_spec_is_told_whole() -> None:
     made = body(
         environment={"B": "2", "A": "1=x"}, ports=("8080:80", "[::1]:8081:80", "53/udp"),

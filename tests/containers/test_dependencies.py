@@ -20,6 +20,15 @@ def reaches(graph: dict[str, list[str]], start: str) -> bool:
     return start in seen
 
 
+@given(_GRAPHS)
+def test_the_order_holds_each_once_and_what_is_needed_before_it(graph: dict[str, list[str]]) -> None:
+    ranks = dependencies.order(graph)
+    assert sorted(name for rank in ranks for name in rank) == sorted(graph)
+    place = {name: i for i, rank in enumerate(ranks) for name in rank}
+    if not any(dependencies.cycle(graph, name) for name in graph):
+        assert all(place[need] < place[name] for name in graph for need in graph[name] if need in graph)
+
+
 @given(_GRAPHS, st.sampled_from("abcdefg"))
 def test_a_cycle_is_found_where_there_is_one_and_is_a_way(graph: dict[str, list[str]], start: str) -> None:
     found = dependencies.cycle(graph, start)

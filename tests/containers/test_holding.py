@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import msgspec
 import pytest
 
+from homed.api.homei.services import Acted, _Resource
 from homed.containers.capturing import Capturing
 from homed.containers.engine import Engine
 from homed.containers.streams import Streams
@@ -218,3 +220,40 @@ async def test_health_is_not_lowered_by_a_service_that_is_held(one: Board) -> No
     await one.reaches("web", "running")
     await one.capturing.hold(["web"], WHY)
     assert struggling([("web", one.reconciler.report("web"))]) == []
+
+
+async def test_nobody_waits_for_a_homed_that_ends(one: Board) -> None:
+    await one.create("web", image="missing:1")
+    waiting = asyncio.create_task(one.capturing.settle(["web"], 3600))
+    await one.until(lambda: one.reconciler.report("web").reason == "pull_failed")
+    await one.reconciler.stop()
+    async with asyncio.timeout(20):
+        assert (await waiting)[0].startswith("web is ")
+
+
+@pytest.mark.parametrize("verb", ["start", "restart", "enable"])
+async def test_what_is_asked_of_a_held_service_is_taken_and_said_to_come_later(one: Board, verb: str) -> None:
+    await one.create("web")
+    await one.reaches("web", "running")
+    await one.capturing.hold(["web"], WHY)
+    status, said = await ask(one, verb)
+    assert (status, said.status, said.message.partition(": ")[2]) == (202, "held", WHY)
+    await one.capturing.release(["web"])
+    await one.reaches("web", "running")
+
+
+async def test_a_restart_of_a_frozen_service_is_said_to_come_later(one: Board, engine: FakeEngine) -> None:
+    await one.create("web")
+    await one.reaches("web", "running")
+    await one.capturing.pause(["web"])
+    status, said = await ask(one, "restart")
+    assert (status, said.status) == (202, "paused") and engine.count("stop") == 0
+    await one.capturing.resume(["web"])
+    await one.until(lambda: engine.count("stop") == 1)
+    await one.reaches("web", "running")
+
+
+async def ask(one: Board, verb: str) -> tuple[int, Acted]:
+    call = SimpleNamespace(path={"service_name": "web"})
+    answer = await getattr(_Resource(one.services, one.reconciler), verb)(call)
+    return cast("tuple[int, Acted]", answer)

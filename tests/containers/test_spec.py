@@ -149,6 +149,7 @@ def test_ports_make_no_sense_on_a_network_without_them() -> None:
 
 def test_homeds_own_labels_are_not_to_be_set() -> None:
     assert wrong(labels={"io.homed.service": "x"}) == ["labels.io.homed.service"]
+    assert wrong(labels={"io.homed.backup.modus": "live"}) == ["labels.io.homed.backup.modus"]
     assert wrong(labels={"io.homei.managed": "false"}) == ["labels.io.homei.managed"]
     validation.convert({"image": "a", "labels": {"io.homei.service": "db", "io.homei.managed": "true"}}, ServiceSpec)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from homed.backups import parts
+from homed.backups.backups import Backups
 from homed.backups.creating import Board
 from homed.backups.launcher import AsProcess, Start
 from homed.backups.parts import Parts
@@ -176,7 +177,7 @@ class BackupBoard:
         await self.store.close()
 
     @property
-    def backups(self) -> parts.Backups:
+    def backups(self) -> Backups:
         return self.parts.backups
 
     async def idle(self) -> None:

@@ -36,7 +36,8 @@ class Stored:
 
 @dataclass
 class Store:
-    """What it holds, and what was asked. `room` bounds the bytes that it takes; `refusals` of a 503 come first."""
+    """What it holds, and what was asked. `room` bounds the bytes that it takes; `refusals` of a 503 come first;
+    where it `damages`, one bit of each object is another than what came."""
 
     port: int = 0
     objects: dict[str, Stored] = field(default_factory=dict)
@@ -153,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _keep(self, key: str, data: bytes, etag: str, meta: Mapping[str, str]) -> None:
         self._make_room(len(data))
         if self.held.damages:
-            data = data[:-1]
+            data = data[:-1] + bytes([data[-1] ^ 1])
+            etag = hashlib.md5(data).hexdigest()
         self.held.objects[key] = Stored(data, etag, meta)
 
     def _make_room(self, size: int) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from homed.config import Config, Section, check, read_file
+from homed.config import Config, check, read_file
+from homed.config.section import Section
 
 FILE = Path(__file__).resolve().parents[2] / "units" / "homed.toml"
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from homed.backups.names import STEM
-from homed.backups.records import Backup, Operation, OperationKind, Progress, Section, State, Type
+from homed.backups.records import Backup, Operation, OperationKind, Progress, State, Type
 from homed.backups.worker.messages import Unlock
 from homed.errors import FieldError, ValidationError
 
@@ -100,6 +100,26 @@ class BackupSummary(msgspec.Struct, frozen=True, kw_only=True):
     uploaded: bool
 
 
+class SectionShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One tree of a backup. `kind` is `state`, `volume` or `path`; `name` the volume's name or the path on the board.
+
+    `prefix` is where it stands in the archive; `users` are the services that mount it; `capture` is how it was taken;
+    `changed` are files (at most 100 of `changed_count`) that did not hold still while they were read.
+    """
+
+    kind: str
+    name: str
+    prefix: str
+    users: Sequence[str]
+    single: bool
+    members: int
+    size: int
+    capture: str
+    cloned: bool
+    changed: Sequence[str]
+    changed_count: int
+
+
 class BackupDetails(BackupSummary, frozen=True, kw_only=True):
     """`homed`, `schema`, `board` and `architecture` are of the board that made it; `sections` are what is in it."""
 
@@ -108,7 +128,7 @@ class BackupDetails(BackupSummary, frozen=True, kw_only=True):
     board: str
     architecture: str
     snapshot: str | None
-    sections: Sequence[Section]
+    sections: Sequence[SectionShown]
 
 
 class BackupList(msgspec.Struct, frozen=True):
@@ -226,7 +246,8 @@ def shown(operation: Operation) -> OperationShown:
 
 
 def details(backup: Backup) -> BackupDetails:
-    return BackupDetails(**_fields(backup, BackupDetails))
+    sections = [SectionShown(**_fields(section, SectionShown)) for section in backup.sections]
+    return BackupDetails(**{**_fields(backup, BackupDetails), "sections": sections})
 
 
 def _fields(record: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, Any]:

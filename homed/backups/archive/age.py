@@ -18,9 +18,10 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import pyrage
+if TYPE_CHECKING:
+    import pyrage
 
 _IDENTITY = re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]{58}")
 _ARMOUR = "-----BEGIN AGE ENCRYPTED FILE-----"
@@ -52,6 +53,8 @@ class AgeError(Exception):
 
 def generate() -> tuple[str, str]:
     """A new X25519 pair: the recipient (age1…), and its identity (AGE-SECRET-KEY-1…)."""
+    import pyrage  # not above: homed itself never needs it, and does not pay for it
+
     identity = pyrage.x25519.Identity.generate()
     return str(identity.to_public()), str(identity)
 
@@ -60,12 +63,16 @@ def wrap(identity: str, passphrase: str) -> str:
     """Seal an identity by a passphrase, as `age -p -a` does: it takes one second or a few, and for that moment the
     memory that scrypt fills in one second: 1 GB on a fast machine, 64 MB on a slow board.
     """
+    import pyrage
+
     text = f"# public key: {parse(identity).to_public()}\n{identity}\n"
     return cast(bytes, pyrage.passphrase.encrypt(text.encode(), passphrase, armored=True)).decode()
 
 
 def unwrap(wrapped: str, passphrase: str) -> str:
     """The identity that a passphrase seals. It takes the memory (`memory`) that sealing it took. AgeError."""
+    import pyrage
+
     needed, free = memory(wrapped), _free_memory()
     if free is not None and needed > free:
         raise AgeError(
@@ -91,8 +98,10 @@ def memory(wrapped: str) -> int:
     return 1024 << int(match[1])
 
 
-def parse(text: str) -> pyrage.x25519.Identity:
+def parse(text: str) -> "pyrage.x25519.Identity":
     """The identity in the text of a key file. AgeError (KEY_WRONG)."""
+    import pyrage
+
     match = _IDENTITY.search(text)
     if match is None:
         raise AgeError(Exit.KEY_WRONG, "What was given holds no age identity (AGE-SECRET-KEY-1…)")
@@ -159,6 +168,8 @@ class _Writer:
 
 
 def _encrypt(recipients: Sequence[str]) -> None:
+    import pyrage
+
     reader, writer = _Reader(lambda: os.read(0, _BLOCK)), _Writer(1)
     try:
         to = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
@@ -172,6 +183,8 @@ def _encrypt(recipients: Sequence[str]) -> None:
 
 
 def _decrypt(file: int, offset: int, length: int) -> None:
+    import pyrage
+
     with open(0, "rb", closefd=False) as stdin:
         key = json.loads(stdin.read())
     identity = parse(key["identity"] if "identity" in key else unwrap(key["wrapped"], key["passphrase"]))

@@ -27,14 +27,19 @@ class Output:
         self.offset = 0
         self._path = path
         self._sealed = sealed is not None
-        self.spool.open()
+        self._raw: BinaryIO | None = None
+        self._out: Any = None
         try:
-            self._raw: BinaryIO = seal.create(path, sealed) if sealed is not None else _create(path)
+            self.spool.open()
+            self._raw = seal.create(path, sealed) if sealed is not None else _create(path)
+            self._open(self._raw, level)
         except BaseException:
-            self.spool.close()
+            self.abandon()
             raise
+
+    def _open(self, raw: BinaryIO, level: int) -> None:
         threads = max(1, min(_THREADS, os.cpu_count() or 1))
-        self._out: Any = _igzip.open(self._raw, "wb", compresslevel=level, threads=threads)
+        self._out = _igzip.open(raw, "wb", compresslevel=level, threads=threads)
 
     def write(self, part: bytes | memoryview) -> None:
         self._out.write(part)
@@ -46,6 +51,7 @@ class Output:
 
     def close(self) -> int:
         """All of it is on the disk then. Returns its size in bytes."""
+        assert self._raw is not None
         self._out.close()
         if not self._sealed:
             self._raw.flush()
@@ -56,13 +62,15 @@ class Output:
 
     def abandon(self) -> None:
         """What fails here follows from what failed before; what counts is that no thread, process or file is left."""
-        with contextlib.suppress(Exception):
-            # Not closed: closed, a sealed one would be ended as if it were whole.
-            self._raw.__exit__(BaseException, None, None)
-        with contextlib.suppress(Exception):
-            self._out.close()
+        if self._raw is not None:
+            with contextlib.suppress(Exception):
+                # Not just closed: a sealed one would be ended as if it were whole.
+                self._raw.__exit__(BaseException, None, None)
+            self._path.unlink(missing_ok=True)
+        if self._out is not None:
+            with contextlib.suppress(Exception):
+                self._out.close()
         self.spool.close()
-        self._path.unlink(missing_ok=True)
 
 
 def _create(path: Path) -> BinaryIO:

@@ -101,6 +101,13 @@ def is_sealed(path: Path) -> bool:
     return True
 
 
+def begins_sealed(path: Path) -> bool:
+    """Whether it begins as a sealed archive does, and no other: it may be damaged, or a newer homed's. OSError."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return head[257:262] == b"ustar" or _COMMENT.fullmatch(head[_BLOCK : 2 * _BLOCK]) is not None
+
+
 class _Sealing(io.BufferedIOBase):
     def __init__(self, path: Path, seal: Seal):
         self._failure: BaseException | None = None

@@ -39,7 +39,7 @@ class Meaning(Enum):
     ERROR = auto()
 
 
-_CLOSING: Final = ("Exiting with failure status", "Error is not recoverable")
+_CLOSING: Final = re.compile(rb"(?:\S*/)?tar: (?:Exiting with failure status|Error is not recoverable)")
 _MEANINGS: Final = (
     (re.compile(r"file changed as we read it", re.IGNORECASE), Meaning.CHANGED),
     (re.compile(r"file shrank by \d+ bytes?; padding with zeros", re.IGNORECASE), Meaning.CHANGED),
@@ -133,11 +133,11 @@ def messages(log: IO[bytes]) -> Iterator[Message]:
 
 def understand(text: bytes) -> Message | None:
     """One line of tar's; None for what only repeats that something was wrong."""
+    if _CLOSING.match(text):
+        return None
     match = _MESSAGE.fullmatch(text)
     name, words = (match[1] or b"", match[2]) if match is not None else (b"", text)
     said = words.decode("utf-8", "backslashreplace")
-    if said.startswith(_CLOSING):
-        return None
     meaning = next((meaning for pattern, meaning in _MEANINGS if pattern.match(said)), Meaning.ERROR)
     return Message(unquote(name), said, meaning)
 

@@ -84,8 +84,10 @@ class Capturing:
         if group.asks:
             self._channel.ask("begin", services=services)
         trees = [Path(section.stored) for section in group.sections]
-        with self.cloned(trees) as clones:
-            if group.asks and clones:
+        # Not of what runs on: `cp` follows names, and a container could put a link in the place of a folder meanwhile.
+        # tar does not follow them.
+        with self.cloned(trees if group.asks else []) as clones:
+            if clones:
                 self._channel.ask("end", services=services)
             shown = [msgspec.structs.replace(section, cloned=bool(clones)) for section in group.sections]
             yield list(zip(shown, clones or trees, strict=True))

@@ -61,7 +61,6 @@ def test_what_is_forged_well_is_taken(tmp_path: Path) -> None:
         b"paths/../x",
         b"paths/00/file",
         b"README/x",
-        b"",
     ],
 )
 def test_names_that_lead_elsewhere(tmp_path: Path, name: bytes) -> None:
@@ -72,6 +71,11 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: bytes) -> None:
             lambda forged: forged.add(b"volumes/data/ok", b"x", records={b"path": name}, listed=name),
         )
     )
+
+
+def test_no_name(tmp_path: Path) -> None:
+    refused(in_volume(tmp_path / "b.tar.gz", lambda forged: forged.add(b"", b"x")), "BACKUP_DAMAGED")
+    refused(in_volume(tmp_path / "b.tar.gz", lambda forged: forged.add(b"x", records={b"path": b""}, listed=b"")))
 
 
 def test_a_name_with_a_nul(tmp_path: Path) -> None:
@@ -135,8 +139,12 @@ def test_two_kinds_of_thing_under_one_name(tmp_path: Path, first: str, second: s
         b"volumes/data/none",
         b"",
         b"state/x",
-    ]
-    + [b"volumes/data/link", b"volumes/data/later", b"volumes/data/self", b"volumes/data", b"volumes/data/link/passwd"],
+        b"volumes/data/link",
+        b"volumes/data/later",
+        b"volumes/data/self",
+        b"volumes/data",
+        b"volumes/data/link/passwd",
+    ],
 )
 def test_hard_links_lead_to_a_file_before_them(tmp_path: Path, target: bytes) -> None:
     def add(forged: Forged) -> None:

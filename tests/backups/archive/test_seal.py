@@ -207,6 +207,18 @@ def test_a_truncated_one_is_damaged_wherever_it_ends(tmp_path: Path, key: Key) -
         assert not seal.is_sealed(short)
 
 
+def test_one_whose_first_bytes_are_damaged_is_still_known_for_what_it_was(tmp_path: Path, key: Key) -> None:
+    whole = sealed(tmp_path / "one", key).read_bytes()
+    damaged = tmp_path / "damaged"
+
+    for place in range(0, 1536):
+        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert seal.begins_sealed(damaged), place
+    for other in (b"", b"\x1f\x8b" + CONTENT, CONTENT):
+        damaged.write_bytes(other)
+        assert not seal.begins_sealed(damaged)
+
+
 @pytest.mark.parametrize("more", [b"\0", b"x", bytes(512), bytes(1024), b"\0" * 9 * KIB])
 def test_data_behind_the_end_is_damage(tmp_path: Path, key: Key, more: bytes) -> None:
     path = sealed(tmp_path / "one", key)
@@ -290,6 +302,8 @@ def test_one_of_a_newer_homed_is_named_as_such(tmp_path: Path, key: Key) -> None
     path.write_bytes(member("README", of["README"], form=2) + b"whatever that version has")
 
     assert refused(path, key.unlock) == "BACKUP_VERSION"
+    assert seal.begins_sealed(path)
+    assert not seal.is_sealed(path)
 
 
 @pytest.mark.parametrize("work", [23, 60, 999])

@@ -53,7 +53,7 @@ def write_source(source: Path) -> None:
 
 
 def description(root: Path) -> list[tuple[object, ...]]:
-    found = []
+    found: list[tuple[object, ...]] = []
     for path in sorted([root, *root.rglob("*")]):
         status = path.lstat()
         held = path.read_bytes() if path.is_file() and path.name != "sparse" else None

@@ -157,10 +157,10 @@ def test_where_there_is_no_room_it_says_so(copying: Copying, store: Store) -> No
     assert sorted(store.objects) == [f"{KEY}.json"]
 
 
-def test_what_arrives_otherwise_than_it_was_sent_is_no_copy(copying: Copying, store: Store) -> None:
+def test_what_lies_there_otherwise_than_it_was_sent_is_no_copy(copying: Copying, store: Store) -> None:
     store.damages = True
 
-    with pytest.raises(RemoteError):
+    with pytest.raises(RemoteError, match=r"another content.*tried 2 times"):
         copying.run(settings(store.port, tries=2))
 
     assert KEY not in store.objects

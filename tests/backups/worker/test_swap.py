@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_every_kind_of_target_becomes_what_was_staged(worlds: Worlds, monkeypatc
     for name in ("plain", "volume/_data", "made/deep/tree", "made/other", *(["disk"] if IS_ROOT else [])):
         assert found[f"{name}/only-new"][1] == b"new"
         assert f"{name}/only-old" not in found
-        assert found[name][0] & 0o7777 == 0o711
+        assert found[name][0] == stat.S_IFDIR | 0o711
     assert found["single"][1] == found["was-folder"][1] == b"new"
     assert not any("homed" in path for path in found)
     assert {time for path, time in of.items() if path.is_dir()} == {10**18 + 3 * 10**9}
@@ -168,7 +169,7 @@ def test_a_full_disk_while_the_journal_is_written_changes_nothing(
     real = atomic.write
     for room in range(3):
         world = worlds.another()
-        written = []
+        written: list[Path] = []
 
         def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             if len(written) == room:  # noqa: B023  used in this turn only
