@@ -272,11 +272,12 @@ class Daemon:
         self._spawn("beat", self._beat())
 
     async def _end(self) -> None:
+        # Before the services are let go: what stands still for a backup is to go on.
+        await self.backups.stop()
         await self.reconciler.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.backups.stop()
         await self.capturing.close()
         await self.updates.stop()
         await self.streams.close()

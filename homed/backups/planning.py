@@ -72,13 +72,13 @@ def check_paths(sections: Sequence[Section], allowed: set[str]) -> None:
 
 
 def affected(captures: Sequence[Capture], services: Mapping[str, bytes], targets: Sequence[str]) -> list[str]:
-    """The services of this board that must not run meanwhile: those replaced, and those that use a target."""
-    found = []
-    for capture in captures:
-        uses = any(overlap(source.path, target) for source in capture.sources for target in targets)
-        if uses or capture.service in services:
-            found.append(capture.service)
-    return sorted(found)
+    """The services that must not run meanwhile: those that are replaced or made, and those that use a target."""
+    users = {
+        capture.service
+        for capture in captures
+        if any(overlap(source.path, target) for source in capture.sources for target in targets)
+    }
+    return sorted(users | set(services))
 
 
 def overlap(one: str, other: str) -> bool:

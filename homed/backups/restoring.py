@@ -144,14 +144,17 @@ class Restoring:
         """What goes where. HomedError where it may not; for a dry run nothing is made."""
         planning.check_version(backup, wish, self._board.schema)
         chosen = planning.choose(backup, saved, wish)
-        self._check(backup, chosen, saved)
+        # On a thread: it looks at the disk, which may hang.
+        await asyncio.to_thread(self._check, chosen, saved)
         if backup.architecture and backup.architecture != self._board.architecture:
             running.warn(
                 f"it was made on {backup.architecture}, and this board is {self._board.architecture}: "
                 "images and binary data may not fit"
             )
         captures = await self._services.captures()
-        trees = [Tree(section, await self._target(section, wish)) for section in chosen.sections]
+        # Where the data lies: a link that leads there is not replaced.
+        lies = {source.name: source.path for one in captures for source in one.sources if source.kind == "path"}
+        trees = [Tree(section, await self._target(section, lies, wish)) for section in chosen.sections]
         targets = [tree.target for tree in trees if tree.target]
         held = planning.affected(captures, chosen.services, targets)
         strangers = await self._services.strangers(targets, held)
@@ -175,7 +178,7 @@ class Restoring:
         writable = tuple(sorted({source.path for capture in captures for source in capture.sources if source.path}))
         return Plan(tuple(trees), wish.dry_run, writable), step, shown
 
-    def _check(self, backup: Backup, chosen: planning.Chosen, saved: Saved) -> None:
+    def _check(self, chosen: planning.Chosen, saved: Saved) -> None:
         problems = self._services.problems(chosen.services)
         if problems:
             raise ValidationError(problems)
@@ -190,9 +193,9 @@ class Restoring:
         }
         planning.check_paths(chosen.sections, allowed)
 
-    async def _target(self, section: Section, wish: RestoreWish) -> str:
+    async def _target(self, section: Section, lies: Mapping[str, str], wish: RestoreWish) -> str:
         if section.kind == "path":
-            return section.name
+            return lies.get(section.name) or section.name
         if wish.dry_run:
             return await self._services.find_volume(section.name) or ""
         return await self._services.make_volume(section.name)

@@ -221,7 +221,7 @@ async def test_half_an_archive_from_elsewhere_is_not_taken(board: BackupBoard) -
 
 
 async def test_a_sealed_archive_that_was_put_there_by_hand_is_taken_in_unopened(tmp_path: Path) -> None:
-    _, recipient = age.generate()
+    recipient, _ = age.generate()
     config = Config(encryption="recipients", recipients=(recipient,))
     async with BackupBoard(tmp_path, config) as board:
         name = (await board.create()).backup

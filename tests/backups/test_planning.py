@@ -83,8 +83,10 @@ def test_whoever_uses_a_target_or_something_in_or_above_it_is_stopped(target: st
     assert planning.affected(captures, {}, [target]) == found
 
 
-def test_a_service_that_is_replaced_is_stopped_although_its_data_stays() -> None:
-    assert planning.affected([Capture("web", Mode.LIVE, ())], {"web": b"", "new": b""}, []) == ["web"]
+def test_a_service_that_is_replaced_or_made_does_not_run_meanwhile_although_its_data_stays() -> None:
+    captures = [Capture("web", Mode.LIVE, ()), Capture("other", Mode.LIVE, ())]
+
+    assert planning.affected(captures, {"web": b"", "new": b""}, []) == ["new", "web"]
 
 
 def test_it_is_said_what_happens_to_each_service() -> None:

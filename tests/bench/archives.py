@@ -123,7 +123,7 @@ class _Measured:
 
     def _restic(self) -> float:
         repository = self._folder / "repository"
-        restic = ["restic", "--quiet", "--repo", repository, "--cache-dir", self._folder / "cache"]
+        restic: list[str | Path] = ["restic", "--quiet", "--repo", repository, "--cache-dir", self._folder / "cache"]
         environment = {**os.environ, "RESTIC_PASSWORD": "benchmark"}
         subprocess.run([*restic, "init"], env=environment, check=True)
         started = time.perf_counter()

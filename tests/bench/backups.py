@@ -48,9 +48,8 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 def mount(homed: Served, tree: Tree, **spec: Any) -> None:
     """A service that has the tree as a bind mount."""
-    homed.api.create(
-        "data", image=IMAGE, command="sleep 100000", volumes=[f"{tree.path}:/data"], stop_timeout=0, **spec
-    )
+    volumes = [f"{tree.path}:/data"]
+    homed.api.create("data", image=IMAGE, command="sleep 100000", volumes=volumes, stop_timeout=0, **spec)
     homed.api.await_status("data", "running")
 
 
@@ -85,7 +84,7 @@ def _peak(homed: Served, name: str, work: Callable[[], object]) -> Figure:
         work()
     seconds = time.perf_counter() - started
     others = "".join(f", {name} {size:.1f} MB" for name, size in sorted(peaks.others.items()))
-    note = f"{idle:.1f} MB idle, PSS; {seconds:.1f} s; beside it{others or ' nothing'}"
+    note = f"{idle:.1f} MB idle, PSS, {peaks.homed:.1f} MB of homed's at the peak; {seconds:.1f} s; beside it{others or ' nothing'}"
     return at_most(name, 64, [peaks.own - idle], "MB", note=note)
 
 
@@ -148,7 +147,7 @@ class _Asking:
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        told, _ = self._process.communicate("\n", timeout=60)
+        told = self._process.communicate("\n", timeout=60)[0]
         self.times = json.loads(told)
 
 

@@ -67,7 +67,7 @@ class Served(Homed):
 
 
 class Bed:
-    """One engine for all benchmarks of a run, started when the first one wants it. `scale` is of how much they back up."""
+    """One engine for all benchmarks of a run, started when the first one wants it. `scale` is of what is backed up."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale

@@ -78,7 +78,7 @@ def _ours(homed: Served) -> float:
 
 
 def _restic(folder: Path, *arguments: str | Path) -> float:
-    restic = ["restic", "--quiet", "--repo", folder / "theirs", "--cache-dir", folder / "cache"]
+    restic: list[str | Path] = ["restic", "--quiet", "--repo", folder / "theirs", "--cache-dir", folder / "cache"]
     started = time.perf_counter()
     subprocess.run([*restic, *arguments], env={**os.environ, "RESTIC_PASSWORD": _PASSWORD}, check=True)
     return time.perf_counter() - started

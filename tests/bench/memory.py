@@ -12,23 +12,27 @@ _PROC: Final = Path("/proc")
 
 
 class Peaks:
-    """MB of PSS, at most at any moment: `own` of homed and its worker's Python together, and of other programs by name."""
+    """MB of PSS, at most at any moment: `own` of homed and its worker together, of which `homed` is then homed's part.
+
+    `others` are the programs beside them, by name.
+    """
 
     def __init__(self) -> None:
-        self.own = 0.0
+        self.own = self.homed = 0.0
         self.others: dict[str, float] = {}
 
     def look(self, homed: int) -> None:
-        own = pss(homed)
+        part = own = pss(homed)
         others: dict[str, float] = {}
         for pid in _descendants(homed):
             size, words = pss(pid), _words(pid)
             if _WORKER in words:
                 own += size
-            elif words:
+            elif words[0]:
                 name = "sealing" if "homed.backups.archive.age" in words else Path(words[0]).name
                 others[name] = others.get(name, 0.0) + size
-        self.own = max(self.own, own)
+        if own > self.own:
+            self.own, self.homed = own, part
         for name, size in others.items():
             self.others[name] = max(self.others.get(name, 0.0), size)
 
@@ -76,4 +80,4 @@ def _words(pid: int) -> list[str]:
     try:
         return (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return []
+        return [""]

@@ -76,9 +76,8 @@ class Board:
         repository: Repository | None = None,
         parent: str | None = None,
     ) -> Create:
-        name = Name(
-            "bench", datetime.now(UTC).replace(microsecond=0), names.extension(type, encrypted=seal is not None)
-        )
+        at = datetime.now(UTC).replace(microsecond=0)
+        name = Name("bench", at, names.extension(type, encrypted=seal is not None))
         section = Section(kind="path", name=str(tree), prefix="paths/0", stored=str(tree))
         return Create(
             draft=Backup(name=str(name), type=type, created_at=at, size=0, encrypted=seal is not None),

@@ -5,6 +5,7 @@ on the socket it answers with the child's id, and with its exit code once it has
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import selectors
@@ -12,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -32,10 +32,10 @@ class Child:
         self.pid = int(self._lines.readline())
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        send(self.pid, signal.SIGKILL)
 
     def ask_to_end(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
+        send(self.pid, signal.SIGTERM)
 
     def wait(self, timeout: float = 60) -> int:
         """Its exit code, negative for a signal."""
@@ -44,6 +44,18 @@ class Child:
         self._lines.close()
         self._connection.close()
         return code
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """To a child of a nursery; nothing where it is gone, whatever has its id by now."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with contextlib.suppress(OSError):
+        if b"tests.support.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            signal.pidfd_send_signal(descriptor, number)
+    os.close(descriptor)
 
 
 class Nursery:
@@ -91,7 +103,7 @@ def main(path: Path) -> None:
     listening.bind(str(beside))
     listening.listen(64)
     beside.rename(path)
-    with selectors.DefaultSelector() as watched:
+    with listening, selectors.DefaultSelector() as watched:
         watched.register(listening, selectors.EVENT_READ)
         watched.register(sys.stdin, selectors.EVENT_READ)
         children: dict[int, tuple[int, socket.socket]] = {}

@@ -31,7 +31,7 @@ class Stream:
     def __init__(self, path: Path, unlock: Unlock | None, watch: Watch, *, counted: bool = True):
         self._watch = watch
         self._advances = counted
-        raw = seal.opened(path, unlock) if seal.is_sealed(path) else path.open("rb", buffering=0)
+        raw = seal.opened(path, unlock) if seal.begins_sealed(path) else path.open("rb", buffering=0)
         self._counted = _Counted(raw)
         self._told = 0
         try:
