@@ -17,7 +17,9 @@ from homed.updates import checks
 from homed.updates.judgement import Finding, Findings
 
 # Services are asked one by one, and an update must not wait for itself.
-_NOT_ASKED = frozenset({"services", "updates"})
+# Services are asked one by one. An update cannot judge itself; and backups that have grown old, or were found damaged,
+# in the very minutes of the judgement tell nothing of the new system.
+_NOT_ASKED = frozenset({"services", "updates", "backups"})
 
 
 class Probes:
@@ -62,7 +64,8 @@ def _service(report: Report) -> Finding:
     """A container that was replaced or started anew was away in between: its token is another one."""
     container = report.container
     token = f"{container.id} {container.started_at}" if container is not None else ""
-    if report.status == "running":
+    # What stands still for a backup, or for its data to be put back, is not ill.
+    if report.status == "running" or report.reason in ("held", "backup"):
         return Finding(None, token)
     return Finding(f"is {report.status}" + (f" ({report.message})" if report.message else ""), token)
 

@@ -86,16 +86,23 @@ async def test_a_service_that_does_not_run_says_why(rig: Rig, status: str) -> No
     assert found["service:db"] == Finding(f"is {status}")
 
 
+@pytest.mark.parametrize("reason", ["held", "backup"])
+async def test_a_service_that_stands_still_for_a_backup_is_well(rig: Rig, reason: str) -> None:
+    rig.services = [service("web")]
+    rig.reports = {"web": Report(status="paused", reason=reason, container=container("one"))}
+    assert (await rig.probes.observe())["service:web"].reason is None
+
+
 async def test_what_is_not_wanted_is_not_asked_for(rig: Rig) -> None:
     rig.services = [service("a", enabled=False), service("b", stopped=True), service("c", deleting=True), service("d")]
     assert [name for name in await rig.probes.observe() if name.startswith("service:")] == ["service:d"]
 
 
-async def test_homeds_parts_are_asked_but_for_the_update_itself(rig: Rig) -> None:
+async def test_homeds_parts_are_asked_but_for_updates_and_backups(rig: Rig) -> None:
     for name, component in {
         "store": Component(Level.HEALTHY), "docker": Component(Level.UNHEALTHY, "is away"),
         "disk": Component(Level.DEGRADED), "services": Component(Level.UNHEALTHY),
-        "updates": Component(Level.DEGRADED, "RAUC is away"),
+        "updates": Component(Level.DEGRADED, "RAUC is away"), "backups": Component(Level.DEGRADED, "overdue"),
     }.items():  # fmt: skip
         rig.health.add(name, lambda component=component: component)  # type: ignore[misc]
     found = await rig.probes.observe()

@@ -350,6 +350,31 @@ def test_a_power_cut_in_the_middle_of_a_capture_leaves_a_board_that_goes_on(home
     homed.make("after")
 
 
+def test_a_power_cut_in_the_middle_of_a_restore_leaves_all_of_it_old_or_all_new(homed: Backed, board: Board) -> None:
+    paths = [f"{VOLUMES}/{volume}/_data/index" for volume in ("db", "more")]
+    homed.create("db", volumes=["db:/data", "more:/more"])
+    homed.wait_for("db")
+    for path in paths:
+        board.write(path, "then\n")
+    name = homed.make()
+    for path in paths:
+        board.write(path, "now\n")
+
+    homed.cli("restore", name, "--no-wait")
+    up = ("docker", "inspect", "--format={{.State.Running}}", "db")
+    until("it to be stopped", lambda: board.run(*up, check=False).stdout != "true\n", timeout=30)
+    board.run("systemctl", "kill", "--signal=STOP", "homed-backup-worker@*", check=False)
+    board.cut_power()
+    board.start()
+    until("homed to answer", lambda: homed.state() == "active", timeout=60)
+    homed.wait_for("db")
+
+    assert [board.read(path) for path in paths] in (["then\n"] * 2, ["now\n"] * 2)
+    until("all to be ended", lambda: homed.running() is None, timeout=30)
+    assert board.run("ls", "-A", f"{STATE}/backup-work").stdout == ""
+    assert homed.failed() == ""
+
+
 def caught_in_the_middle(homed: Backed) -> None:
     """A backup whose worker stands still while the service is frozen."""
     homed.create("db", volumes=["db:/data"], labels={"io.homed.backup": "paused"})
