@@ -16,7 +16,6 @@ from homed.host import network
 from homed.updates import checks
 from homed.updates.judgement import Finding, Findings
 
-# Services are asked one by one, and an update must not wait for itself.
 # Services are asked one by one. An update cannot judge itself; and backups that have grown old, or were found damaged,
 # in the very minutes of the judgement tell nothing of the new system.
 _NOT_ASKED = frozenset({"services", "updates", "backups"})

@@ -60,6 +60,8 @@ class Parts:
         self._looked_at: set[tuple[str, int]] = set()
         self._asked: set[str] = set()
         self._stuck: str | None = None
+        # Their services are held, whether or not a worker that lives on ends the restore meanwhile.
+        self._interrupted: set[Path] = set()
         self._trouble = ""
         backups.operations.listen(self._note)
 
@@ -74,6 +76,7 @@ class Parts:
         await self.backups.operations.load()
         for work in restoring.interrupted(self._work):
             step = await asyncio.to_thread(restoring.read_step, work)
+            self._interrupted.add(work)
             self._services.keep_held(step.held, "a restore of its data was interrupted and is being ended")
 
     def _read(self) -> None:
@@ -88,7 +91,7 @@ class Parts:
     async def run(self) -> None:
         """End what was interrupted, then look from time to time at what nobody tells of."""
         while True:
-            for work in restoring.interrupted(self._work):
+            for work in sorted({*self._interrupted, *restoring.interrupted(self._work)}):
                 await self._recover(work)
             try:
                 await self._look()
@@ -113,6 +116,8 @@ class Parts:
             log.error("A restore that was interrupted cannot be ended: %s", error.message)  # noqa: TRY400
         else:
             self._stuck = None if ended.failure is None else ended.failure.message
+            if ended.failure is None:
+                self._interrupted.discard(work)
 
     async def _look(self) -> None:
         overdue = self.overdue() is not None

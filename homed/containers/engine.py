@@ -132,7 +132,13 @@ class Engine:
 
     async def unpause(self, container: str) -> None:
         """ConflictError where it is not frozen."""
-        await self._call("unpause", lambda c: c.unpause(container), self._slow)
+        try:
+            await self._call("unpause", lambda c: c.unpause(container), self._slow)
+        except EngineError as error:
+            # Some releases of the engine answer this with 409, others with 500.
+            if "is not paused" in error.message or "is not running" in error.message:
+                raise ConflictError(error.message, code=error.code) from error
+            raise
 
     async def inspect_running(self) -> list[dict[str, Any]]:
         """What the engine knows of each container that is up, those it cannot tell of left out."""

@@ -75,7 +75,7 @@ class Channel:
         return reply
 
     def send(self, message: FromWorker) -> None:
-        data = msgspec.json.encode(message) + b"\n"
+        data = _encoded(message) + b"\n"
         with self._sending, contextlib.suppress(OSError):  # that homed is gone is seen by the reader
             self._socket.sendall(data)
 
@@ -107,6 +107,23 @@ class Channel:
             kill(message)
         else:
             self._requests.put(message)
+
+
+def _encoded(message: FromWorker) -> bytes:
+    try:
+        return msgspec.json.encode(message)
+    except UnicodeEncodeError:  # a file's name that is no text
+        return msgspec.json.encode(_as_text(msgspec.to_builtins(message)))
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {_as_text(name): _as_text(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_text(inner) for inner in value]
+    return value
 
 
 def kill(wanted: Kill, root: Path = Path("/proc")) -> None:

@@ -22,7 +22,7 @@ class Stopped(Exception):
 
 class Watch(Protocol):
     def phase(self, name: str, *, total: int | None = None, service: str | None = None) -> None:
-        """A new part of the work begins, in which `total` bytes are expected; said again with the same name it goes on."""
+        """A new part of the work begins, of `total` bytes; said again with the same name it goes on."""
         ...
 
     def advance(self, *, bytes: int = 0, files: int = 0) -> None: ...

@@ -35,7 +35,7 @@ def main(work: Path) -> int:
                 channel.send(Failed("BACKUP_CANCELLED", "it was cancelled: the board is as it was", cancelled=True))
             except HomedError as error:
                 channel.send(Failed(error.code, error.message, error.details))
-            except (OSError, subprocess.SubprocessError) as error:
+            except Exception as error:
                 log.exception("The operation failed")
                 channel.send(_failed(error))
     except OSError as error:
@@ -53,6 +53,8 @@ def _alone(work: Path) -> Iterator[None]:
 
 
 def _failed(error: Exception) -> Failed:
+    if not isinstance(error, OSError | subprocess.SubprocessError):
+        return Failed("INTERNAL_ERROR", f"an internal error of the backup worker, which the journal tells: {error!r}")
     number = error.errno if isinstance(error, OSError) else None
     full = number in _FULL
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -110,9 +112,14 @@ def _copied(request: Copy, channel: Channel) -> Mapping[str, object]:
 def _adopted(request: Adopt, channel: Channel) -> Mapping[str, object]:
     from homed.backups import catalog, names
     from homed.backups.worker import restic
+    from homed.backups.worker.restic_process import AbsentError
 
     folder, found = Path(request.folder), []
-    for backup in restic.adopt(request.repository, Path(request.work), channel.context):
+    try:
+        backups = restic.adopt(request.repository, Path(request.work), channel.context)
+    except AbsentError:
+        return {"found": []}  # nobody has made a backup yet
+    for backup in backups:
         name = names.parse(backup.name)
         if name is not None and not name.extension and not (folder / f"{name}{catalog.RECORD}").exists():
             # What another board's schedule has made is not for this one's retention to remove.

@@ -95,14 +95,10 @@ def _save(restic: Restic, watch: Watch, arguments: Sequence[str]) -> Saved:
     snapshot = summary.get("snapshot_id")
     if not isinstance(snapshot, str):
         raise BackupError("restic has made no snapshot")
-    return Saved(
-        snapshot,
-        int(summary.get("data_added_packed", summary.get("data_added", 0))),
-        int(summary.get("total_bytes_processed", 0)),
-        int(summary.get("total_files_processed", 0)),
-        said.unread,
-        said.unread_count,
-    )
+    size, files = int(summary.get("total_bytes_processed", 0)), int(summary.get("total_files_processed", 0))
+    progress.reach(size, files)
+    added = int(summary.get("data_added_packed", summary.get("data_added", 0)))
+    return Saved(snapshot, added, size, files, said.unread, said.unread_count)
 
 
 def _may_be_made(repository: Repository) -> bool:
@@ -202,10 +198,14 @@ class _Progress:
         self._bytes = self._files = 0
 
     def take(self, told: Mapping[str, Any]) -> None:
-        if told.get("message_type") != "status":
-            return
-        size = max(self._bytes, int(told.get("bytes_done", told.get("bytes_restored", 0))))
-        files = max(self._files, int(told.get("files_done", told.get("files_restored", 0))))
+        if told.get("message_type") == "status":
+            self.reach(
+                int(told.get("bytes_done", told.get("bytes_restored", 0))),
+                int(told.get("files_done", told.get("files_restored", 0))),
+            )
+
+    def reach(self, size: int, files: int) -> None:
+        size, files = max(size, self._bytes), max(files, self._files)
         self._watch.advance(bytes=size - self._bytes, files=files - self._files)
         self._bytes, self._files = size, files
 

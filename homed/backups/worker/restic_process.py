@@ -66,11 +66,10 @@ Line = Callable[[Mapping[str, Any]], None]
 class Restic:
     """restic on one repository. `work` is the operation's folder; the cache lies beside it, for all operations."""
 
-    def __init__(self, repository: Repository, work: Path, watch: Watch, *, patience: float = _PATIENCE):
+    def __init__(self, repository: Repository, work: Path, watch: Watch):
         self._repository = repository
         self._work = work
         self._watch = watch
-        self._patience = patience
         self._program = shutil.which("restic")
 
     def run(self, *arguments: str, line: Line | None = None, locks: bool = True) -> Said:
@@ -108,7 +107,7 @@ class Restic:
         with self._watch.run(process):
             assert process.stdout is not None
             assert process.stderr is not None
-            words = _Words(process, process.stderr, self._patience)
+            words = _Words(process, process.stderr, _PATIENCE)
             output = _read(process.stdout, line, words)
             code = process.wait()
             words.join()
