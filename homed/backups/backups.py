@@ -198,7 +198,7 @@ class Backups:
 
     async def _verify_oldest(self, schedule: BackupSchedule) -> Operation | None:
         """What was not verified for longest, and what never was before all."""
-        backups = [one for one in self.all() if not one.encrypted or one.type is Type.INCREMENTAL]
+        backups = [one for one in self.all() if not one.name.endswith(names.SEALED) or one.digest is not None]
         if not backups:
             return None
         oldest = min(backups, key=lambda one: (one.verified_at is not None, one.verified_at or one.created_at))
@@ -239,6 +239,7 @@ class Backups:
             unlock=unlock,
             repository=repository,
             snapshot=backup.snapshot,
+            digest=backup.digest,
         )
 
     async def _receive(self, running: Running, name: str, partial: Path, unlock: Unlock | None) -> Mapping[str, object]:

@@ -43,7 +43,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
     """One backup, as its record beside it (`NAME.json`) and the API tell. `size` in bytes, on the disk or added to the
-    repository; `data_size` is what it holds.
+    repository; `data_size` is what it holds. `digest` is the SHA-256 of a sealed archive: what lies there can be told
+    from what was written without opening it.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     damage: str | None = None
     copies: tuple[str, ...] = ()
     uploaded: bool = False
+    digest: str | None = None
 
     @property
     def whole(self) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from homed.backups import keyring
 from homed.backups.archive import age
 from homed.backups.ports import Hook, Mode
 from homed.backups.records import State, Type
+from homed.backups.worker.messages import Unlock
 from homed.config.backups import BackupRepository
 from homed.config.backups import Backups as Config
 from tests.support.backup_board import BackupBoard
@@ -268,9 +270,6 @@ async def test_a_cancelled_backup_leaves_nothing_and_nobody_frozen(board: Backup
 
 
 async def test_a_sealed_backup_opens_with_its_key_only(tmp_path: Path) -> None:
-    from homed.backups import keyring
-    from homed.backups.worker.messages import Unlock
-
     keyring.make(tmp_path / "state" / "backup-key", "correct horse battery")
     async with BackupBoard(tmp_path, Config(encryption="passphrase")) as board:
         data = tmp_path / "data"
@@ -292,6 +291,24 @@ async def test_a_sealed_backup_opens_with_its_key_only(tmp_path: Path) -> None:
 
         assert operation.failure is None
         assert (data / "secret").read_text() == "the plain words of it"
+
+
+async def test_a_sealed_backup_is_verified_without_its_key(tmp_path: Path) -> None:
+    recipient, identity = age.generate()
+    async with BackupBoard(tmp_path, Config(encryption="recipients", recipients=(recipient,))) as board:
+        name = (await board.create()).backup
+
+        for unlock in (None, Unlock(identity=identity)):
+            verified = await board.backups.wait((await board.backups.verify(name, unlock)).id)
+            assert verified.failure is None
+        with board.backups.path(name).open("r+b") as file:
+            file.seek(-3000, os.SEEK_END)
+            file.write(b"flipped")
+        verified = await board.backups.wait((await board.backups.verify(name)).id)
+
+        assert verified.failure is not None
+        assert verified.failure.code == "BACKUP_DAMAGED"
+        assert not board.backups.get(name).whole
 
 
 async def test_where_encryption_is_on_and_there_is_no_key_nothing_is_written(tmp_path: Path) -> None:

@@ -83,8 +83,9 @@ def _peak(homed: Served, name: str, work: Callable[[], object]) -> Figure:
     with memory.watched(homed.pid) as peaks:
         work()
     seconds = time.perf_counter() - started
-    others = "".join(f", {name} {size:.1f} MB" for name, size in sorted(peaks.others.items()))
-    note = f"{idle:.1f} MB idle, PSS, {peaks.homed:.1f} MB of homed's at the peak; {seconds:.1f} s; beside it{others or ' nothing'}"
+    others = ", ".join(f"{name} {size:.1f} MB" for name, size in sorted(peaks.others.items()))
+    beside = f"; beside it {others}" if others else ""
+    note = f"{idle:.1f} MB idle, PSS; at the peak homed has {peaks.homed:.1f} MB; {seconds:.1f} s{beside}"
     return at_most(name, 64, [peaks.own - idle], "MB", note=note)
 
 

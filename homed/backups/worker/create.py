@@ -1,6 +1,7 @@
 """Making a backup: each group of trees captured in its turn, written down, and named only when it is whole."""
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,11 @@ from homed.backups.archive.pack import Packer
 from homed.backups.records import Backup, Section
 from homed.backups.worker import clone
 from homed.backups.worker.channel import Channel
+from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Create, Group
 from homed.errors import BackupError
 
+_PIECE = 1 << 20
 Pack = Callable[[Section, Path], Section]
 
 
@@ -42,6 +45,9 @@ def full(request: Create, channel: Channel) -> Backup:
                 capturing.capture(group, pack)
             backup = packer.finish()
         _check_sealed(request, partial)
+        if request.seal is not None:
+            watch.phase("verifying", total=backup.size)
+            backup = msgspec.structs.replace(backup, digest=digest(partial, watch))
         watch.check()
         backup = msgspec.structs.replace(backup, duration=round(time.monotonic() - started, 3))
         publish(folder, partial, backup)
@@ -49,6 +55,17 @@ def full(request: Create, channel: Channel) -> Backup:
         partial.unlink(missing_ok=True)
         raise
     return backup
+
+
+def digest(path: Path, watch: Watch) -> str:
+    """The SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            watch.check()
+            watch.advance(bytes=len(piece))
+            found.update(piece)
+    return found.hexdigest()
 
 
 def state_section() -> Section:

@@ -8,6 +8,7 @@ from homed.backups import names
 from homed.backups.archive import seal
 from homed.backups.archive import verify as archive
 from homed.backups.records import Backup
+from homed.backups.worker import create
 from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Verify
 from homed.clock import now
@@ -15,7 +16,9 @@ from homed.errors import ArchiveError
 
 
 def verify(request: Verify, watch: Watch) -> Backup | None:
-    """The record, as it is found to be. None for a snapshot: that its repository is whole is all there is to say."""
+    """The record, as it is found to be. None where all there is to say is that it is whole: of a snapshot in its
+    repository, and of a sealed archive that is not opened.
+    """
     if request.repository is not None:
         from homed.backups.worker import restic
 
@@ -24,6 +27,10 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
     path = Path(request.path)
     size = path.stat().st_size
     watch.phase("verifying", total=size)
+    if request.unlock is None and request.digest is not None:
+        if create.digest(path, watch) != request.digest:
+            raise ArchiveError(f"{request.name} is not what was written: it was changed, or its disk fails")
+        return None
     backup = archive.verify(path, Path(request.work) / "manifest", request.unlock, watch)
     _check_name(request.name, path, backup)
     return msgspec.structs.replace(
@@ -34,6 +41,7 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
         verified_at=now(),
         damage=None,
         uploaded=request.upload,
+        digest=create.digest(path, watch) if seal.is_sealed(path) else None,
     )
 
 

@@ -65,7 +65,9 @@ class Create(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Verify(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Read a backup to its end. `upload` where it has no record yet: one is made."""
+    """Read a backup to its end. `upload` where it has no record yet: one is made. A sealed archive that nothing is
+    given for is compared with its `digest`.
+    """
 
     name: str
     folder: str
@@ -74,6 +76,7 @@ class Verify(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     unlock: Unlock | None = None
     repository: Repository | None = None
     snapshot: str | None = None
+    digest: str | None = None
     upload: bool = False
 
 

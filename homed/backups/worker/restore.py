@@ -18,7 +18,7 @@ from homed.backups.worker.messages import Plan, Recover, Restore, Tree
 from homed.backups.worker.snapshots import Snapshots
 from homed.backups.worker.staging import Place
 from homed.backups.worker.swap import Swap
-from homed.errors import ArchiveError, BackupSpaceError, HomedError
+from homed.errors import ArchiveError, BackupError, BackupSpaceError, HomedError
 
 OWN = "own"  # where in the operation's folder homed's own state is unpacked, for homed to read
 
@@ -96,7 +96,7 @@ def _swap_in(
             watch.phase("swapping")
             swapping.swap()
             _apply(channel)
-            swapping.finish()
+            _finish(swapping, watch)
     except _Undecided:
         raise
     except BaseException:
@@ -114,6 +114,14 @@ def _apply(channel: Channel) -> None:
         channel.ask("apply")
     except Gone as gone:
         raise _Undecided from gone
+
+
+def _finish(swapping: Swap, watch: Watch) -> None:
+    """All is new by now: that something old could not be removed is no reason to call it a failure."""
+    try:
+        swapping.finish()
+    except BackupError as error:
+        watch.warn(f"what was replaced could not be removed yet: {error.message}")
 
 
 def _stage(held: "Archive | Snapshots", trees: Sequence[Tree], places: Sequence[Place], own: Path) -> None:
