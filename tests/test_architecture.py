@@ -16,7 +16,8 @@ CAPABILITIES = frozenset({"containers", "access", "host", "backups", "updates", 
 BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model"})
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
-    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store", "cli_backup", "backups"}) | BASE,
+    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store", "cli_backup", "backups"})
+    | BASE,
     "cli_backup": frozenset({"backups", "control", "cli_show"}) | BASE,
     "cli_show": frozenset({"control"}) | BASE,
     "control": BASE,

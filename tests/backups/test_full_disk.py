@@ -51,11 +51,18 @@ async def started(tmp_path: Path, nursery: Nursery) -> AsyncIterator[BackupBoard
 
 @contextmanager
 def full(folder: Path, left: int) -> Iterator[None]:
-    """All but `left` KiB of the filesystem are taken."""
+    """All but `left` KiB of the filesystem are taken (or a little more, where it keeps some for itself)."""
     ballast = folder / "ballast"
-    free = os.statvfs(folder)
+    now = os.statvfs(folder)
+    size = now.f_bavail * now.f_frsize - left * 1024
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - left * 1024)
+        while True:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                break
+            except OSError:
+                os.ftruncate(file.fileno(), 0)
+                size -= 256 << 10
     try:
         yield
     finally:
