@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from homed.backups.failures import is_full
 from homed.backups.ports import Services
 from homed.errors import ArchiveError, BackupError, BackupSpaceError
 from homed.store import snapshot
@@ -48,7 +49,7 @@ class BoardState:
         try:
             await asyncio.to_thread(self._write, folder, json.dumps(records, indent=1).encode())
         except OSError as error:
-            kind = BackupSpaceError if error.errno in (28, 122) else BackupError
+            kind = BackupSpaceError if is_full(error) else BackupError
             raise kind(f"the state cannot be copied: {error.strerror}") from error
 
     def _write(self, folder: Path, records: bytes) -> None:

@@ -82,6 +82,11 @@ class Catalog:
             if name is not None and name.extension and not (self.folder / str(name)).exists():
                 path.unlink(missing_ok=True)
 
+    def drop_partial(self, id: str) -> None:
+        """What an operation has left that was not brought to its end."""
+        with contextlib.suppress(OSError):
+            (self.folder / f"{PARTIAL}{id}").unlink(missing_ok=True)
+
     def unknown(self) -> list[Path]:
         """Archives without a record: put here by hand. Nothing is known of them until they were read."""
         found: list[Path] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 import msgspec
 
-from homed.backups.failures import raised
+from homed.backups.failures import failure_of, raised
 from homed.backups.launcher import Connection
 from homed.backups.records import Failure, Progress
 from homed.backups.worker.messages import (
@@ -71,7 +71,8 @@ class Conversation:
         try:
             return Reply(data=await self._unless_cancelled(ask.what, answers[ask.what](ask.data)))
         except HomedError as error:
-            return Reply(error.message, code=error.code)
+            failure = failure_of(error)
+            return Reply(failure.message, code=failure.code, details=failure.details)
 
     async def _unless_cancelled(
         self, what: str, work: Coroutine[object, object, Mapping[str, object]]

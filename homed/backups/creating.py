@@ -84,7 +84,6 @@ class Creating:
         async with workplace(self._board.work, running.id) as work:
             # The same path each time, so that restic finds what it has read before.
             state = self._board.work / "state"
-            await self._own.write(state)
             request = Create(
                 draft=draft,
                 folder=str(self._catalog.folder),
@@ -100,9 +99,12 @@ class Creating:
                 expected=self._expected(wish),
             )
             try:
+                await self._own.write(state)
                 done = await self._with_worker(running, work, request, captures)
             finally:
                 await asyncio.to_thread(shutil.rmtree, state, ignore_errors=True)
+                # Of a worker that was killed; one that failed has removed it, one that is done has named it.
+                await asyncio.to_thread(self._catalog.drop_partial, running.id)
         if done.backup is None:
             raise BackupError("the worker has made no backup")
         self._catalog.took(done.backup)

@@ -1,5 +1,6 @@
 """Errors that end an operation: kept in its record, and raised again for whoever waits for it."""
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,10 +43,25 @@ _KINDS: Mapping[str, type[HomedError]] = {
     "STORE_ERROR": StoreError,
 }  # fmt: skip
 _UNAVAILABLE = "unavailable"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SQLITE_FULL = 13
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether it, or what it comes from, is that a disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == _SQLITE_FULL:  # SQLite is the store's alone
+            return True
+        error = error.__cause__
+    return False
 
 
 def failure_of(error: HomedError) -> Failure:
     details = dict(error.details)
+    if is_full(error):
+        return Failure(BackupSpaceError.code, error.message, details)
     if isinstance(error, EngineUnavailableError):
         details[_UNAVAILABLE] = True
     return Failure(error.code, error.message, details)

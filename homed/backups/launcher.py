@@ -145,11 +145,14 @@ def _listening(path: Path) -> socket.socket:
     """Through its folder: a socket's address holds 107 bytes."""
     path.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         one.bind(f"/proc/self/fd/{folder}/{path.name}")
+        os.chmod(path, 0o600)
+    except OSError as error:
+        one.close()
+        raise BackupError(f"{path} cannot be made: {error.strerror}") from error
     finally:
         os.close(folder)
-    os.chmod(path, 0o600)
     one.setblocking(False)
     return one

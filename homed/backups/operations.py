@@ -9,10 +9,10 @@ from typing import Protocol
 
 import msgspec
 
-from homed.backups.failures import failure_of
+from homed.backups.failures import failure_of, is_full
 from homed.backups.records import Failure, Operation, OperationKind, Progress, State
 from homed.clock import now
-from homed.errors import BackupConflictError, BackupError, HomedError, NotFoundError
+from homed.errors import BackupConflictError, BackupError, BackupSpaceError, HomedError, NotFoundError
 from homed.events import Events
 from homed.store.base import Store
 
@@ -151,6 +151,9 @@ class Operations:
         self._all[operation.id] = operation
         try:
             await self._write(operation)
+        except HomedError as error:
+            # On a full disk there must yet be a way to delete a backup; what needs room says so itself.
+            log.error("An operation could not be recorded: %s", error.message)  # noqa: TRY400
         except BaseException:
             self._running = None
             del self._all[operation.id]
@@ -205,9 +208,11 @@ class Operations:
         except HomedError as error:
             state = State.CANCELLED if error.code == "BACKUP_CANCELLED" else State.FAILED
             failure = failure_of(error)
-        except Exception:
+        except Exception as error:
             log.exception("An operation on backups failed")
             state, failure = State.FAILED, Failure("INTERNAL_ERROR", "an internal error: the log says more")
+            if is_full(error):
+                failure = Failure(BackupSpaceError.code, "there is no space left")
         progress = running.operation.progress
         if state is State.SUCCEEDED:
             progress = msgspec.structs.replace(progress, phase="done", percent=100.0, remaining=None, service=None)

@@ -9,6 +9,7 @@ from homed import atomic
 from homed.backups import catalog, names
 from homed.backups.archive import seal
 from homed.backups.catalog import Catalog
+from homed.backups.failures import is_full
 from homed.backups.records import Backup, Type
 from homed.errors import (
     ArchiveError,
@@ -51,7 +52,7 @@ class Receiving:
                 await asyncio.to_thread(os.fsync, file.fileno())
         except OSError as error:
             partial.unlink(missing_ok=True)
-            kind = BackupSpaceError if error.errno in (28, 122) else BackupError
+            kind = BackupSpaceError if is_full(error) else BackupError
             raise kind(f"the archive cannot be written: {error.strerror}") from error
         except BaseException:
             partial.unlink(missing_ok=True)

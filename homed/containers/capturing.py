@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from homed.config import Containers
-from homed.containers import backup_labels, restoring, sources
+from homed.containers import backup_labels, policy, restoring, sources
 from homed.containers.engine import Engine
 from homed.containers.freezing import Freezer
 from homed.containers.holding import MARGIN, Holding
@@ -181,14 +181,17 @@ class Capturing:
         return restoring.problems(records, self._services, alone=alone)
 
     def paths(self, records: Mapping[str, bytes]) -> set[str]:
-        """The paths of the board that these mount; what cannot be read mounts none."""
+        """The paths of the board that these mount; what cannot be read mounts none.
+
+        Not those of the system, which some may read: as they are captured of nobody, nobody's restore may replace them.
+        """
         found: set[str] = set()
         for name, record in records.items():
             try:
                 found |= restoring.mounted_paths(restoring.read(name, record))
             except ValidationError:
                 continue
-        return found
+        return {path for path in found if not policy.is_the_systems(policy.real_path(path), self._state)}
 
     async def put(self, records: Mapping[str, bytes]) -> None:
         """Have the services as these say, all of them or none. ValidationError, StoreError."""

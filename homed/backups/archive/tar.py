@@ -131,6 +131,13 @@ def messages(log: IO[bytes]) -> Iterator[Message]:
             yield found
 
 
+def check_kept(log: IO[bytes]) -> None:
+    """OSError where there is no room for what tar says: where it failed and said nothing, this is why."""
+    log.seek(0, 2)
+    log.write(bytes(_LONGEST_LINE))
+    log.flush()
+
+
 def understand(text: bytes) -> Message | None:
     """One line of tar's; None for what only repeats that something was wrong."""
     if _CLOSING.match(text):

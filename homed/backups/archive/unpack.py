@@ -85,7 +85,10 @@ def _section(source: _Source, section: Section, folder: Path, watch: Watch) -> N
 
 def _judge(log: IO[bytes], status: int, what: str, watch: Watch, *, broken: bool) -> None:
     if status or broken:
-        raise tar.failure(tar.messages(log), what, status)
+        said = list(tar.messages(log))
+        if not said:
+            tar.check_kept(log)
+        raise tar.failure(said, what, status)
     for i, one in enumerate(tar.messages(log)):
         if i >= _REMARKS:
             break

@@ -71,7 +71,7 @@ class Channel:
         if reply is None:
             raise Gone
         if reply.error is not None:
-            raise BackupError(reply.error, code=reply.code)
+            raise BackupError(reply.error, code=reply.code, details=dict(reply.details))
         return reply
 
     def send(self, message: FromWorker) -> None:

@@ -75,7 +75,11 @@ def state_section() -> Section:
 def publish(folder: Path, partial: Path, backup: Backup) -> None:
     """The record first: the archive's name is what makes it a backup."""
     catalog.write(folder, backup)
-    os.rename(partial, folder / backup.name)
+    try:
+        os.rename(partial, folder / backup.name)
+    except OSError:
+        (folder / f"{backup.name}{catalog.RECORD}").unlink(missing_ok=True)
+        raise
     atomic.sync_folder(folder)
 
 

@@ -13,6 +13,7 @@ from typing import assert_never
 
 import msgspec
 
+from homed.backups.failures import failure_of
 from homed.backups.records import Backup
 from homed.backups.worker.channel import Channel
 from homed.backups.worker.context import Stopped
@@ -34,7 +35,8 @@ def main(work: Path) -> int:
             except Stopped:
                 channel.send(Failed("BACKUP_CANCELLED", "it was cancelled: the board is as it was", cancelled=True))
             except HomedError as error:
-                channel.send(Failed(error.code, error.message, error.details))
+                failure = failure_of(error)
+                channel.send(Failed(failure.code, failure.message, failure.details))
             except Exception as error:
                 log.exception("The operation failed")
                 channel.send(_failed(error))
@@ -47,9 +49,12 @@ def main(work: Path) -> int:
 @contextlib.contextmanager
 def _alone(work: Path) -> Iterator[None]:
     """One worker at a time in a folder: what recovers waits until the one that was left alone has ended."""
-    with (work / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(folder)
 
 
 def _failed(error: Exception) -> Failed:

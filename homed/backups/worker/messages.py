@@ -162,6 +162,7 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
     error: str | None = None
     data: Mapping[str, object] = {}
     code: str = "BACKUP_ERROR"
+    details: Mapping[str, object] = {}
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

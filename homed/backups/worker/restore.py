@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import msgspec
 
 from homed.backups import boardstate
 from homed.backups.archive import unpack, verify
+from homed.backups.archive.follow import show, unsafe
 from homed.backups.records import Backup, Section
 from homed.backups.worker import journal, staging, swap
 from homed.backups.worker.changes import Changes
@@ -20,6 +22,11 @@ from homed.backups.worker.staging import Place
 from homed.backups.worker.swap import Swap
 from homed.errors import ArchiveError, BackupError, BackupSpaceError, HomedError
 
+_BLOCK = 4096
+_LARGEST_STATE = 1 << 30
+_MOST_IN_STATE = 100
+# What homed reads as a whole, and has memory for.
+_LARGEST = {boardstate.RECORDS: 64 << 20, boardstate.OVERLAY: 1 << 20, boardstate.CONFIG: 1 << 20}
 OWN = "own"  # where in the operation's folder homed's own state is unpacked, for homed to read
 
 
@@ -35,6 +42,7 @@ def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
     own = work / OWN
     own.mkdir(mode=0o700)
     held.unpack([(_state_of(backup), own)])
+    _check_own(own)
     plan = msgspec.convert(channel.ask("plan", backup=msgspec.to_builtins(backup)).data, Plan, str_keys=True)
     if plan.dry_run:
         return {"changes": held.changes(plan.trees)}
@@ -67,10 +75,23 @@ class Archive:
 
 
 def _state_of(backup: Backup) -> Section:
+    """ArchiveError where there is none, or it is larger than any homed's: it is unpacked beside homed's own."""
     for section in backup.sections:
         if section.kind == "state":
+            if section.size > _LARGEST_STATE or section.members > _MOST_IN_STATE:
+                raise unsafe("its state is larger than any homed's")
             return section
     raise ArchiveError("the backup holds no state of homed's")
+
+
+def _check_own(own: Path) -> None:
+    """ArchiveError where it is not plain files of a fit size: homed reads them, with more rights than who sent them."""
+    for path in own.iterdir():
+        there = path.lstat()
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink != 1:
+            raise unsafe(f"its state holds '{show(os.fsencode(path.name))}', which is no plain file")
+        if there.st_size > _LARGEST.get(path.name, _LARGEST_STATE):
+            raise unsafe(f"its {path.name} is larger than any homed's")
 
 
 def _swap_in(
@@ -136,14 +157,22 @@ def _stage(held: "Archive | Snapshots", trees: Sequence[Tree], places: Sequence[
 
 def _check_space(trees: Sequence[Tree], reserve: int) -> None:
     """Beside what is there now: both are there until the end."""
-    needed: dict[int, tuple[int, str]] = {}
+    needed: dict[int, tuple[int, int, str]] = {}
     for tree in trees:
         folder = _nearest(Path(tree.target))
         device = folder.stat().st_dev
-        needed[device] = (needed.get(device, (0, ""))[0] + tree.section.size, str(folder))
-    for size, where in needed.values():
+        size, members, _ = needed.get(device, (0, 0, ""))
+        # Each takes a block, and as good as none takes two for what does not fill them.
+        size += tree.section.size + tree.section.members * _BLOCK
+        needed[device] = (size, members + tree.section.members, str(folder))
+    for size, members, where in needed.values():
         free = os.statvfs(where)
         room = free.f_bavail * free.f_frsize - reserve
+        if free.f_files and members > free.f_favail:
+            raise BackupSpaceError(
+                f"it needs {members} files beside {where}, and {free.f_favail} more can be made",
+                details={"needed_files": members, "free_files": free.f_favail, "path": where},
+            )
         if size > room:
             raise BackupSpaceError(
                 f"it needs {size} bytes beside {where}, and {max(0, room)} are free",
