@@ -1,19 +1,18 @@
 """The command line: `homed serve`, and what a person does by hand."""
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from homed import __version__, cli_backup, clock
+from homed import __version__, clock
 from homed.errors import ConfigError, HomedError, ValidationError
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from homed.settings import Settings
     from homed.state import StateDirectory
 
+T = TypeVar("T")
 _CONFIG = Path("/etc/homed/homed.toml")
 _STATE = Path("/var/lib/homed")
 _LAST_THREADS = 1.0
@@ -28,7 +28,10 @@ _LAST_THREADS = 1.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where it failed, 2 where the call was wrong, 78 where the configuration is."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["backup-worker"]:
+        return _backup_worker(given[1:])
+    options = _parser().parse_args(given)
     code = _run(options)
     if options.run is _serve:
         _leave(code)
@@ -81,10 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
 
-    cli_backup.add(commands, common)
-    worker = commands.add_parser("backup-worker", help=argparse.SUPPRESS)
-    worker.add_argument("work", type=Path)
-    worker.set_defaults(run=_backup_worker)
+    _backup_commands(commands, common)
 
     spec = commands.add_parser("spec", help="write openapi.json and asyncapi.json into a folder")
     spec.add_argument("folder", type=Path)
@@ -95,13 +95,25 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("name")
     create.add_argument("--scope", choices=["read", "operate", "admin"], required=True)
     create.add_argument("--days", type=float, help="how long it is valid (default: until revoked)")
-    create.set_defaults(run=lambda o: asyncio.run(_create_key(o)))
+    create.set_defaults(run=lambda o: _await(_create_key(o)))
     listing = key.add_parser("list", parents=[common], help="list the keys")
-    listing.set_defaults(run=lambda o: asyncio.run(_list_keys(o)))
+    listing.set_defaults(run=lambda o: _await(_list_keys(o)))
     revoke = key.add_parser("revoke", parents=[common], help="revoke a key and its tokens")
     revoke.add_argument("id")
-    revoke.set_defaults(run=lambda o: asyncio.run(_revoke_key(o)))
+    revoke.set_defaults(run=lambda o: _await(_revoke_key(o)))
     return parser
+
+
+def _await(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio  # as costly as all the rest, and not for everybody
+
+    return asyncio.run(work)
+
+
+def _backup_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    from homed import cli_backup
+
+    cli_backup.add(commands, common)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -133,7 +145,7 @@ def _run_daemon(settings: "Settings", state: "StateDirectory", notifier: "Notifi
         async def run() -> None:
             await Daemon(settings, state, notifier, sink, passed).run()
 
-        asyncio.run(run())
+        _await(run())
     except HomedError:
         raise
     except Exception:
@@ -144,10 +156,14 @@ def _run_daemon(settings: "Settings", state: "StateDirectory", notifier: "Notifi
     return 0
 
 
-def _backup_worker(options: argparse.Namespace) -> int:
+def _backup_worker(arguments: Sequence[str]) -> int:
+    """What homed starts for each operation on backups: it is waited for, and so has none of the others' imports."""
     from homed.backups.worker import main
 
-    return main.main(options.work)
+    if len(arguments) != 1:
+        print("usage: homed backup-worker FOLDER (homed itself starts it)", file=sys.stderr)
+        return 2
+    return main.main(Path(arguments[0]))
 
 
 def _check_config(options: argparse.Namespace) -> int:
@@ -168,7 +184,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from homed.settings import Settings
 
     config = Settings(options.config, options.state / "config.json").current.updates
-    findings = asyncio.run(doctor.examine(config))
+    findings = _await(doctor.examine(config))
     for level, about, text in findings:
         print(f"{level:8} {about}: {text}")
     return int(any(finding.level is doctor.Level.BAD for finding in findings))
@@ -192,7 +208,7 @@ def _spec(options: argparse.Namespace) -> int:
                 text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
                 (options.folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
-        asyncio.run(documents())
+        _await(documents())
     return 0
 
 

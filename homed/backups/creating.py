@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -98,10 +98,11 @@ class Creating:
                 parent=self._parent(wish.name, repository.url) if repository is not None else None,
                 expected=self._expected(wish),
             )
+            writing = asyncio.create_task(self._own.write(state))  # while the worker starts
             try:
-                await self._own.write(state)
-                done = await self._with_worker(running, work, request, captures)
+                done = await self._with_worker(running, work, request, captures, writing)
             finally:
+                await asyncio.gather(writing, return_exceptions=True)
                 await asyncio.to_thread(shutil.rmtree, state, ignore_errors=True)
                 # Of a worker that was killed; one that failed has removed it, one that is done has named it.
                 await asyncio.to_thread(self._catalog.drop_partial, running.id)
@@ -113,10 +114,13 @@ class Creating:
                 running.warn(f"{section.name}: {section.changed_count} files changed while they were read")
         return {"name": done.backup.name, "size": done.backup.size, "seconds": round(time.monotonic() - started, 3)}
 
-    async def _with_worker(self, running: Running, work: Path, request: Request, captures: Sequence[Capture]) -> Done:
+    async def _with_worker(
+        self, running: Running, work: Path, request: Request, captures: Sequence[Capture], ready: Awaitable[None]
+    ) -> Done:
         async with launcher.worker(self._start, work) as connection:
             conversation = Conversation(connection, running.tell, running.warn)
             capturing = Capturing(self._services, captures, running.warn, conversation.kill)
+            await ready
             await running.stopped_by(conversation)
             try:
                 return await conversation.run(request, {"begin": capturing.begin, "end": capturing.end})

@@ -128,7 +128,6 @@ class Restic:
             "HOME": os.environ.get("HOME", "/root"),
             "TMPDIR": str(self._work),  # packs are made there; /tmp may be memory
             "LC_ALL": "C.UTF-8",
-            "GOGC": "20",  # a smaller heap, for some time of a core
             "RESTIC_PROGRESS_FPS": "2",
             **{name: value for name, value in self._repository.environment.items() if name != _SFTP},
             "RESTIC_REPOSITORY": self._repository.url,  # which may hold a password too
