@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from homed.backups.boardstate import Saved
 from homed.backups.ports import Capture
-from homed.backups.records import Backup, Section
+from homed.backups.records import Backup, Section, Type
 from homed.backups.wishes import RestoreWish
 from homed.errors import ArchiveError, FieldError, ValidationError
 
@@ -31,6 +31,9 @@ def choose(backup: Backup, saved: Saved, wish: RestoreWish) -> Chosen:
     elif not wish.services:
         services = {}
     sections = [section for section in backup.sections if section.kind in ("volume", "path")]
+    if backup.type is Type.FULL:
+        # What was gone when it was to be read is in the list, and empty: nothing is replaced by that.
+        sections = [section for section in sections if section.members]
     if isinstance(wish.volumes, tuple):
         errors += _missing("volumes", wish.volumes, {section.name for section in sections}, "volume or path")
         sections = [section for section in sections if section.name in wish.volumes]

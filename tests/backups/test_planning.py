@@ -1,5 +1,6 @@
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from homed.backups import planning
@@ -9,9 +10,9 @@ from homed.backups.records import Backup, Section, Type
 from homed.backups.wishes import RestoreWish
 from homed.errors import ArchiveError, ValidationError
 
-DATA = Section(kind="volume", name="data", prefix="volumes/data", users=("web",))
-LOGS = Section(kind="path", name="/data/logs", prefix="paths/0", users=("web", "log"))
-OTHER = Section(kind="volume", name="other", prefix="volumes/other", users=("db",))
+DATA = Section(kind="volume", name="data", prefix="volumes/data", users=("web",), members=1)
+LOGS = Section(kind="path", name="/data/logs", prefix="paths/0", users=("web", "log"), members=1)
+OTHER = Section(kind="volume", name="other", prefix="volumes/other", users=("db",), members=1)
 BACKUP = Backup(
     name="b-20240101-000000.tar.gz",
     type=Type.FULL,
@@ -33,6 +34,13 @@ def test_all_of_it_is_chosen_unless_something_else_is_said() -> None:
 
 def test_homeds_own_state_is_no_tree_that_is_put_anywhere() -> None:
     assert all(section.kind != "state" for section in planning.choose(BACKUP, SAVED, RestoreWish()).sections)
+
+
+def test_what_was_gone_when_it_was_to_be_read_replaces_nothing() -> None:
+    empty = msgspec.structs.replace(DATA, members=0)
+    backup = msgspec.structs.replace(BACKUP, sections=(empty, OTHER))
+
+    assert planning.choose(backup, SAVED, RestoreWish()).sections == (OTHER,)
 
 
 def test_with_services_named_the_volumes_are_theirs() -> None:
