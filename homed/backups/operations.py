@@ -244,7 +244,8 @@ class Operations:
         if operation.failure is None:
             log.info("%s of %s is done", operation.kind, operation.backup, extra=fields)
         else:
-            log.error("%s of %s: %s", operation.kind, operation.backup, operation.failure.message, extra=fields)
+            level = logging.INFO if operation.state is State.CANCELLED else logging.ERROR
+            log.log(level, "%s of %s: %s", operation.kind, operation.backup, operation.failure.message, extra=fields)
 
     async def _write(self, operation: Operation) -> None:
         await self._store.put(BUCKET, operation.id, msgspec.json.encode(operation), None)

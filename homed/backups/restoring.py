@@ -18,7 +18,7 @@ from homed.backups.operations import Running
 from homed.backups.ports import Services
 from homed.backups.records import Backup, Section, Type
 from homed.backups.wishes import RestoreWish
-from homed.backups.worker.messages import Plan, Recover, Restore, Tree
+from homed.backups.worker.messages import Done, Plan, Recover, Restore, Tree
 from homed.config.backups import Backups as Config
 from homed.errors import BackupConflictError, BackupError, HomedError, ValidationError
 
@@ -87,19 +87,25 @@ class Restoring:
                 repository=repository,
                 record=backup if incremental else None,
             )
-            async with launcher.worker(self._start, work) as connection:
-                conversation = Conversation(connection, running.tell, running.warn)
-                await running.stopped_by(conversation)
-                try:
-                    done = await conversation.run(request, {"plan": one.plan, "stop": one.stop, "apply": one.apply})
-                finally:
-                    await running.stopped_by(None)
-                    await asyncio.shield(one.release())
+            try:
+                done = await self._with_worker(running, work, request, one)
+            finally:
+                # Only now that the worker is gone it is certain whether the restore was ended.
+                await asyncio.shield(one.release())
         if wish.dry_run:
             return {"plan": {**one.shown, "changes": done.data.get("changes", [])}}
         running.phase("starting")
         not_running = await self._services.settle(one.restarted, _RUNS_WITHIN)
         return {"restored": one.shown, "not_running": not_running}
+
+    async def _with_worker(self, running: Running, work: Path, request: Restore, one: "_One") -> Done:
+        async with launcher.worker(self._start, work) as connection:
+            conversation = Conversation(connection, running.tell, running.warn)
+            await running.stopped_by(conversation)
+            try:
+                return await conversation.run(request, {"plan": one.plan, "stop": one.stop, "apply": one.apply})
+            finally:
+                await running.stopped_by(None)
 
     async def recover(self, running: Running, work: Path) -> Mapping[str, object]:
         """End a restore that was under way when homed was killed. Its services are held until that is done, whatever
