@@ -25,7 +25,7 @@ TREES = ("five", "four", "one", "three", "two")
 @pytest.fixture
 def root() -> Iterator[Path]:
     """In memory: a hundred runs are not to wait for a disk."""
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         (Path(folder) / "data").mkdir()
         yield Path(folder)
@@ -140,7 +140,7 @@ def test_whenever_a_create_is_killed_no_half_backup_is_listed(nursery: Nursery, 
 
 
 def test_whenever_a_restore_is_killed_all_is_old_or_all_is_new(nursery: Nursery, root: Path) -> None:
-    backups = {}
+    backups: dict[str, str] = {}
     for generation in ("a", "b"):
         fill(root, generation)
         known = set(backups.values())

@@ -24,10 +24,11 @@ class Peaks:
     def look(self, homed: int) -> None:
         part = own = pss(homed)
         others: dict[str, float] = {}
-        for pid in _descendants(homed):
+        for pid, parent in _descendants(homed):
             size, words = pss(pid), _words(pid)
             if _WORKER in words:
-                own += size
+                # One of its own that is about to be another program shares all that the worker has.
+                own += size if parent == homed else 0.0
             elif words[0]:
                 name = "sealing" if "homed.backups.archive.age" in words else Path(words[0]).name
                 others[name] = others.get(name, 0.0) + size
@@ -65,14 +66,15 @@ def pss(pid: int) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def _descendants(pid: int) -> Iterator[tuple[int, int]]:
+    """Each with its parent."""
     try:
         tasks = list((_PROC / str(pid) / "task").iterdir())
         children = [int(one) for task in tasks for one in (task / "children").read_text().split()]
     except OSError:
         return
     for child in children:
-        yield child
+        yield child, pid
         yield from _descendants(child)
 
 

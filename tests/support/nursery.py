@@ -113,8 +113,14 @@ def main(path: Path) -> None:
                     return
                 if key.fileobj is listening:
                     connection, _ = listening.accept()
-                    pid = _fork(json.loads(connection.makefile().readline()))
-                    connection.sendall(b"%d\n" % pid)
+                    with connection.makefile() as lines:
+                        asked = lines.readline()
+                    if not asked:
+                        connection.close()
+                        continue  # who asked was killed
+                    pid = _fork(json.loads(asked))
+                    with contextlib.suppress(OSError):
+                        connection.sendall(b"%d\n" % pid)
                     descriptor = os.pidfd_open(pid)
                     children[descriptor] = pid, connection
                     watched.register(descriptor, selectors.EVENT_READ)
@@ -186,7 +192,6 @@ class NursedStart:
         pid = int(await reader.readline())
         killed_board.write(self._root / "worker", pid)
         return Nursed(reader, writer)
-
 
 
 if __name__ == "__main__":
