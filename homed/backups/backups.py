@@ -15,7 +15,7 @@ from homed.backups.failures import error_of
 from homed.backups.operations import Operations, Running, Work
 from homed.backups.receiving import Receiving
 from homed.backups.records import Backup, Operation, OperationKind, State, Type
-from homed.backups.restoring import Restoring
+from homed.backups.restoring import Restoring, interrupted
 from homed.backups.retention import Retained
 from homed.backups.schedules import Scheduled, Timers
 from homed.backups.wishes import RestoreWish, Wish
@@ -69,6 +69,7 @@ class Backups:
         return self.catalog.path(backup)
 
     async def create(self, wish: Wish) -> Operation:
+        self._check_whole()
         name = self._creating.name(wish)
         return await self._begin(
             OperationKind.CREATE, str(name), lambda running: self._creating.run(running, name, wish), wish.schedule
@@ -76,9 +77,16 @@ class Backups:
 
     async def restore(self, name: str, wish: RestoreWish) -> Operation:
         backup = self.get(name)
+        self._check_whole()
         return await self._begin(
             OperationKind.RESTORE, name, lambda running: self._restoring.run(running, backup, wish)
         )
+
+    def _check_whole(self) -> None:
+        """BackupConflictError (BACKUP_BUSY) while data may be half old and half new."""
+        self.operations.check()
+        if interrupted(self._board.work):
+            raise BackupConflictError("a restore was broken off and has to be ended first: try again")
 
     async def verify(self, name: str, unlock: Unlock | None = None, schedule: str | None = None) -> Operation:
         self.get(name)

@@ -62,6 +62,7 @@ class Parts:
         self._stuck: str | None = None
         # Their services are held, whether or not a worker that lives on ends the restore meanwhile.
         self._interrupted: set[Path] = set()
+        self._broken_off = asyncio.Event()
         self._trouble = ""
         backups.operations.listen(self._note)
 
@@ -95,9 +96,12 @@ class Parts:
                 await self._recover(work)
             try:
                 await self._look()
-            except HomedError as error:
-                log.warning("Backups: %s", error.message)
-            await asyncio.sleep(_LOOKS_EVERY)
+            except (HomedError, OSError) as error:
+                log.warning("Backups: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOKS_EVERY):
+                    await self._broken_off.wait()
+            self._broken_off.clear()
 
     async def stop(self) -> None:
         await self.backups.stop()
@@ -146,6 +150,8 @@ class Parts:
 
     def _note(self, operation: Operation) -> None:
         self.ended[str(operation.kind), str(operation.state)] += 1
+        if operation.kind is OperationKind.RESTORE and operation.state is not State.SUCCEEDED:
+            self._broken_off.set()  # its services stand still where its worker was killed
         if operation.schedule is not None:
             self._last[operation.schedule] = operation
 
@@ -212,14 +218,14 @@ def overdue(backups: list[Backup], max_age: float, at: datetime, since: datetime
     """`since`: when homed started: a board that has none yet has as long from then. `max_age` 0: never."""
     if not max_age:
         return None
-    good = [backup.created_at for backup in backups if backup.whole]
+    good = [backup.created_at for backup in backups if backup.whole and not backup.uploaded]
     if at - max(good, default=since) <= timedelta(seconds=max_age):
         return None
     return f"the last good backup is of {max(good):%Y-%m-%d %H:%M} UTC" if good else "there is no good backup"
 
 
 def _newest(backups: list[Backup], kind: Type) -> Backup | None:
-    return next((backup for backup in backups if backup.type is kind and backup.whole), None)
+    return next((one for one in backups if one.type is kind and one.whole and not one.uploaded), None)
 
 
 def build(

@@ -1,7 +1,6 @@
 """The services that are wanted: kept in the store, changed by compare-and-set, told to the reconciler."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,10 +10,9 @@ from homed.clock import now
 from homed.containers import dependencies
 from homed.containers.records import Rejected, Service
 from homed.containers.spec import ServiceSpec
-from homed.errors import ConflictError, FieldError, HomedError, NotFoundError, ValidationError
+from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
 from homed.store.base import Store
 
-log = logging.getLogger(__name__)
 BUCKET = "services"
 _LOOK = 10.0
 # All of them are held in memory, and read at each start: a homed that cannot hold them would never start again.
@@ -138,28 +136,22 @@ class Services:
         They were checked (`restoring.problems`). Done twice, it does nothing more.
         """
         async with self._lock:
-            written: list[tuple[str, Service | None]] = []
-            try:
-                for service in wanted:
-                    entry = self._entries.get(service.name)
-                    old = None if entry is None else entry.service
-                    new = _restored(service, old)
-                    if new != old:
-                        written.append((service.name, old))
-                        await self._write(new, 0 if entry is None else entry.revision)
-            except HomedError:
-                for name, old in reversed(written):
-                    await self._put_back(name, old)
-                raise
-
-    async def _put_back(self, name: str, old: Service | None) -> None:
-        entry = self._entries.get(name)
-        if entry is None or entry.service == old:  # this is the write that failed
-            return
-        try:
-            await (self._delete(entry) if old is None else self._write(old, entry.revision))
-        except HomedError as error:
-            log.error("%s is not as it was before a restore that failed: %s", name, error.message)  # noqa: TRY400
+            changed: list[Service] = []
+            for service in wanted:
+                entry = self._entries.get(service.name)
+                new = _restored(service, None if entry is None else entry.service)
+                if entry is None or new != entry.service:
+                    changed.append(new)
+            known = self._entries
+            revisions = await self._store.put_all(
+                BUCKET,
+                [
+                    (one.name, msgspec.json.encode(one), known[one.name].revision if one.name in known else 0)
+                    for one in changed
+                ],
+            )
+            for service, revision in zip(changed, revisions, strict=True):
+                self._took(service, revision)
 
     async def _delete(self, entry: Entry) -> None:
         name = entry.service.name
@@ -175,9 +167,12 @@ class Services:
                 await self._write(new, entry.revision)
 
     async def _write(self, service: Service, revision: int) -> Entry:
-        written = await self._store.put(BUCKET, service.name, msgspec.json.encode(service), revision)
+        return self._took(service, await self._store.put(BUCKET, service.name, msgspec.json.encode(service), revision))
+
+    def _took(self, service: Service, revision: int) -> Entry:
+        """It is written."""
         is_new = service.name not in self._entries
-        entry = self._entries[service.name] = Entry(service, written)
+        entry = self._entries[service.name] = Entry(service, revision)
         if is_new:  # in the order in which they are listed, far more often than made
             self._entries = dict(sorted(self._entries.items()))
         self._tell(service.name)

@@ -51,6 +51,10 @@ class Store(Protocol):
         """
         ...
 
+    async def put_all(self, bucket: str, records: Sequence[tuple[str, bytes, int | None]]) -> Sequence[int]:
+        """Write several (key, value, revision), all of them or none."""
+        ...
+
     async def delete(self, bucket: str, key: str, revision: int | None) -> bool:
         """Delete likewise; False where there was nothing."""
         ...

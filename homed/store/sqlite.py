@@ -58,6 +58,9 @@ class SqliteStore:
     async def put(self, bucket: str, key: str, value: bytes, revision: int | None) -> int:
         return await self._do(lambda c: _put(c, bucket, key, value, revision))
 
+    async def put_all(self, bucket: str, records: Sequence[tuple[str, bytes, int | None]]) -> Sequence[int]:
+        return await self._do(lambda c: [_put(c, bucket, key, value, revision) for key, value, revision in records])
+
     async def delete(self, bucket: str, key: str, revision: int | None) -> bool:
         return await self._do(lambda c: _delete(c, bucket, key, revision))
 

@@ -14,7 +14,7 @@ from homed.backups.records import State
 from homed.errors import BackupSpaceError
 from tests.support.archives import Told, snapshot
 from tests.support.backup_board import BackupBoard
-from tests.support.filesystems import in_memory, make, mounted
+from tests.support.filesystems import full, in_memory, make, mounted
 from tests.support.nursery import NursedStart, Nursery
 
 # What stays free, in KiB: none, less than a page of the database, less than its log, less than the archive.
@@ -47,26 +47,6 @@ async def started(tmp_path: Path, nursery: Nursery) -> AsyncIterator[BackupBoard
     board.settings.file.write_text('name = "one"\n')
     async with board:
         yield board
-
-
-@contextmanager
-def full(folder: Path, left: int) -> Iterator[None]:
-    """All but `left` KiB of the filesystem are taken (or a little more, where it keeps some for itself)."""
-    ballast = folder / "ballast"
-    now = os.statvfs(folder)
-    size = now.f_bavail * now.f_frsize - left * 1024
-    with ballast.open("wb") as file:
-        while True:
-            try:
-                os.posix_fallocate(file.fileno(), 0, size)
-                break
-            except OSError:
-                os.ftruncate(file.fileno(), 0)
-                size -= 256 << 10
-    try:
-        yield
-    finally:
-        ballast.unlink()
 
 
 def files(folder: Path) -> set[str]:

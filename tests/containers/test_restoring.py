@@ -12,7 +12,8 @@ from homed.containers.engine import Engine
 from homed.containers.records import Service
 from homed.containers.spec import ServiceSpec
 from homed.containers.streams import Streams
-from homed.errors import StoreError, ValidationError
+from homed.errors import ValidationError
+from homed.store.base import RevisionError
 from tests.support.fake_engine import FakeEngine
 from tests.support.held_services import Board, board
 
@@ -122,29 +123,18 @@ async def test_done_twice_it_does_nothing_more(one: Board) -> None:
     assert [one.services.get(name).revision for name in given] == revisions
 
 
-async def test_where_one_cannot_be_written_all_are_as_before(
-    one: Board, monkeypatch: pytest.MonkeyPatch, engine: FakeEngine
-) -> None:
+async def test_where_one_cannot_be_written_all_are_as_before(one: Board) -> None:
     await one.create("app")
     await one.create("db")
     for name in ("app", "db"):
         await one.reaches(name, "running")
-    before = one.capturing.records()
-    original, writes = one.store.put, 0
-
-    async def put(bucket: str, key: str, value: bytes, revision: int | None) -> int:
-        nonlocal writes
-        writes += 1
-        if writes == 3:
-            raise StoreError("the disk is full")
-        return await original(bucket, key, value, revision)
-
-    monkeypatch.setattr(one.store, "put", put)
     await one.capturing.hold(["app", "db", "fresh"], "it is restored")
-    before, writes = one.capturing.records(), 0
-    with pytest.raises(StoreError):
+    before = one.capturing.records()
+    await one.store.put("services", "fresh", b"of somebody else", 0)
+    with pytest.raises(RevisionError):
         await one.capturing.put(records(service("app", "app:2"), service("db", "app:2"), service("fresh")))
     assert one.capturing.records() == before
+    assert await one.store.delete("services", "fresh", None)
     assert {record.key: record.value for record in await one.store.list("services")} == before
 
 

@@ -65,6 +65,26 @@ def bound(source: Path, folder: Path) -> Iterator[Path]:
         _run("umount", str(folder))
 
 
+@contextmanager
+def full(folder: Path, left: int) -> Iterator[None]:
+    """All but `left` KiB of the filesystem are taken (or a little more, where it keeps some for itself)."""
+    ballast = folder / "ballast"
+    now = os.statvfs(folder)
+    size = now.f_bavail * now.f_frsize - left * 1024
+    with ballast.open("wb") as file:
+        while True:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                break
+            except OSError:
+                os.ftruncate(file.fileno(), 0)
+                size -= 256 << 10
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=_DEADLINE, check=False)
     if done.returncode != 0:

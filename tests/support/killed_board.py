@@ -94,5 +94,10 @@ async def _settled(one: BackupBoard) -> None:
     """What the start has found is ended, and nobody is held for it."""
     work = one.state / "backup-work"
     async with asyncio.timeout(_PATIENCE):
-        while restoring.interrupted(work) or one.backups.operations.running or one.backups.catalog.unknown():
+        while (
+            one.services.held
+            or restoring.interrupted(work)
+            or one.backups.operations.running
+            or one.backups.catalog.unknown()
+        ):
             await asyncio.sleep(0.005)

@@ -9,8 +9,8 @@ import msgspec
 from homed.backups import catalog
 from homed.backups.records import Backup, Section
 from homed.backups.worker import restic
+from homed.backups.worker.capture import Capturing, state_section
 from homed.backups.worker.channel import Channel
-from homed.backups.worker.create import Capturing, state_section
 from homed.backups.worker.messages import Create, Group, Repository
 from homed.errors import HomedError
 

@@ -7,7 +7,7 @@ import msgspec
 from homed.backups import names
 from homed.backups.archive import seal
 from homed.backups.archive import verify as archive
-from homed.backups.records import Backup
+from homed.backups.records import Backup, Type
 from homed.backups.worker import create
 from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Verify
@@ -41,14 +41,20 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
         verified_at=now(),
         damage=None,
         uploaded=request.upload,
+        # What only the board that has them knows.
+        copies=(),
+        snapshot=None,
+        repository=None,
         digest=create.digest(path, watch) if seal.is_sealed(path) else None,
     )
 
 
 def _check_name(name: str, path: Path, backup: Backup) -> None:
-    """ArchiveError where the name tells of another backup, or of a sealed one that is not."""
+    """ArchiveError where the name tells of another backup, or of a sealed one that is not; or its record cannot be."""
     given, own = names.parse(name), names.parse(backup.name)
     if given is None or own is None or given.at != own.at:
         raise ArchiveError(f"this is {backup.name}, and not {name}", code="BACKUP_UNSAFE")
+    if backup.type is not Type.FULL or backup.created_at.tzinfo is None or backup.created_at != own.at:
+        raise ArchiveError(f"{name} says of itself what no archive of homed's says", code="BACKUP_UNSAFE")
     if (given.extension == names.SEALED) != seal.is_sealed(path):
         raise ArchiveError(f"what {name} holds is not what its name says", code="BACKUP_UNSAFE")

@@ -21,6 +21,7 @@ from homed.backups.worker.messages import Adopt, Copy, Create, Done, Failed, For
 from homed.errors import HomedError
 
 log = logging.getLogger(__name__)
+_NICE = 10
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -28,6 +29,7 @@ def main(work: Path) -> int:
     """0 where homed was told how it ended, 1 where homed could not be reached."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     os.umask(0o077)
+    _step_back()
     try:
         with _alone(work), Channel(work) as channel:
             try:
@@ -44,6 +46,14 @@ def main(work: Path) -> int:
         print(f"homed: {work}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
+
+
+def _step_back() -> None:
+    """The board's work comes first, the API's before all. As a unit it is systemd that sees to it."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+        # Where the kernel shares processors out by session, this one's weight is what counts.
+        Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 @contextlib.contextmanager
