@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from homed.access.keys import Keys
 from homed.backups.parts import overdue
 from homed.backups.records import Type
 from homed.clock import now
@@ -85,3 +87,16 @@ async def test_an_archive_that_is_no_backup_is_not_taken_in(one: HostileBoard, t
                     good + b"more", good + good, gzip.compress(gzip.decompress(good) * 2)):  # fmt: skip
         assert await one.received(content) in ("BACKUP_DAMAGED", "BACKUP_UNSAFE"), content[:20]
         assert not list(one.board.folder.iterdir())
+
+
+async def test_keys_that_are_none_lock_nobody_out(one: HostileBoard, tmp_path: Path) -> None:
+    """Wherever they are refused: homed has to start again, and to answer whoever has a key."""
+    forged = Forged()
+    zoneless = '{"id":"b","name":"b","scope":"admin","digest":"","created_at":"2026-01-02T03:04:05"}'
+    with forged.section(STATE):
+        forged.add(b"state/records.json", msgspec.json.encode({"services": {}, "keys": {"a": "{", "b": zoneless}}))
+    one.shelve(forged.write(tmp_path / "b"))
+    await one.restored(keys=True, config=False)
+    keys = Keys(one.board.store)
+    await keys.load()
+    assert keys.all() == []

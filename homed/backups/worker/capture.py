@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from homed.backups.records import Section
-from homed.backups.worker import clone
+from homed.backups.worker import clone, disk
 from homed.backups.worker.channel import Channel
 from homed.backups.worker.messages import Create, Group
 
@@ -37,9 +37,10 @@ class Capturing:
     def captured(self, group: Group) -> Iterator[list[tuple[Section, Path]]]:
         """The group's sections, and where each can be read now."""
         services = list(group.services)
-        if group.asks:
-            self._channel.ask("begin", services=services)
         trees = [Path(section.stored) for section in group.sections]
+        if group.asks:
+            _flush(trees)
+            self._channel.ask("begin", services=services)
         # Not of what runs on: `cp` follows names, and a container could put a link in the place of a folder meanwhile.
         # tar does not follow them.
         with self.cloned(trees if group.asks else []) as clones:
@@ -70,3 +71,10 @@ def _remove(clones: list[Path]) -> None:
     for made in clones:
         clone.remove(made)
     clones.clear()
+
+
+def _flush(trees: Sequence[Path]) -> None:
+    """Before anything stands still: a clone waits until what it shares is written."""
+    for tree in trees:
+        with contextlib.suppress(OSError), disk.folder(tree if tree.is_dir() else tree.parent) as folder:
+            disk.sync(folder)

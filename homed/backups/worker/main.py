@@ -21,7 +21,7 @@ from homed.backups.worker.messages import Adopt, Copy, Create, Done, Failed, For
 from homed.errors import HomedError
 
 log = logging.getLogger(__name__)
-_NICE = 10
+_NICE, _LAST = 10, 19
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,7 +53,7 @@ def _step_back() -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
         # Where the kernel shares processors out by session, this one's weight is what counts.
-        Path("/proc/self/autogroup").write_text(str(_NICE))
+        Path("/proc/self/autogroup").write_text(str(_LAST))
 
 
 @contextlib.contextmanager
