@@ -91,6 +91,13 @@ class Settings:
         self._base, self._overlay, self.current = base, over, new
         return self.restart_required()
 
+    def try_out(self, file: Path | None, overlay: Path) -> None:
+        """ConfigError where these two files (None: the owner's file as it is) could not be in force here."""
+        _, base, over = config.load(file or self._file, overlay)
+        new = self._checked(base, over)
+        for check in self._checks:
+            check(new)
+
     def restore(self, overlay: bytes | None) -> list[str]:
         """Take another overlay (JSON; None: none) over the file as it is now, as from a backup.
 

@@ -5,6 +5,7 @@ The secret has 192 random bits, so a plain SHA-256 is enough: there is nothing t
 
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from datetime import datetime
@@ -15,8 +16,9 @@ import msgspec
 from homed.access.scopes import Principal, Scope
 from homed.clock import now
 from homed.errors import FieldError, NotFoundError, ValidationError
-from homed.store.base import Store
+from homed.store.base import Record, Store
 
+log = logging.getLogger(__name__)
 BUCKET = "keys"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -34,6 +36,17 @@ class Key(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
 
 
+def _read(record: Record) -> Key | None:
+    """None for what is no key: a backup may have put it there, and it must not keep homed from its other keys."""
+    try:
+        key = msgspec.json.decode(record.value, type=Key)
+    except msgspec.MsgspecError as error:
+        log.error("The key %r cannot be read, and opens nothing: %s", record.key, error)  # noqa: TRY400
+        return None
+    times = [key.created_at] if key.expires_at is None else [key.created_at, key.expires_at]
+    return key if key.id == record.key and all(one.tzinfo is not None for one in times) else None
+
+
 class NewKey(NamedTuple):
     key: Key
     text: str
@@ -49,8 +62,7 @@ class Keys:
 
     async def load(self) -> None:
         records = await self._store.list(BUCKET)
-        keys = [msgspec.json.decode(record.value, type=Key) for record in records]
-        self._by_id = {key.id: key for key in keys}
+        self._by_id = {key.id: key for record in records if (key := _read(record)) is not None}
         self._looked_at = time.monotonic()
 
     async def look(self) -> None:

@@ -35,6 +35,8 @@ class Settings(Protocol):
     @property
     def file(self) -> Path: ...
 
+    def try_out(self, file: Path | None, overlay: Path) -> None: ...
+
     def restore(self, overlay: bytes | None) -> list[str]: ...
 
     def take_back(self) -> None: ...
@@ -206,6 +208,10 @@ class Restoring:
             return await self._services.find_volume(section.name) or ""
         return await self._services.make_volume(section.name)
 
+    def try_out(self, own: Path, saved: Saved) -> None:
+        file = own / boardstate.CONFIG if saved.has_config else None
+        self._settings.try_out(file, own / boardstate.OVERLAY)
+
     async def hold(self, step: Step) -> None:
         await self._services.hold(step.held, _WHY)
 
@@ -232,7 +238,11 @@ class _One:
     async def plan(self, data: Mapping[str, object]) -> Mapping[str, object]:
         backup = msgspec.convert(data["backup"], Backup)
         saved = await asyncio.to_thread(boardstate.read, self._work / _OWN)
+        own = self._work / _OWN
         plan, step, self.shown = await self._restoring.plan(backup, saved, self._wish, self._running)
+        if step.config:
+            # Before anything is swapped: with a file that is not valid here, homed could not even start to undo it.
+            await asyncio.to_thread(self._restoring.try_out, own, saved)
         self._step = step
         if not plan.dry_run:
             await asyncio.to_thread(_write_step, self._work, step)

@@ -130,6 +130,23 @@ async def test_the_configuration_comes_back_with_the_backup(board: BackupBoard) 
     assert board.settings.applied == 1
 
 
+async def test_a_configuration_that_is_not_valid_here_is_refused_before_anything_is_touched(
+    board: BackupBoard, tmp_path: Path
+) -> None:
+    board.settings.file.write_text("colour = 'blue'\n")
+    name = (await board.create()).backup
+    board.settings.file.write_text('name = "two"\n')
+    board.services.acts.clear()
+
+    operation = await board.restore(name)
+
+    assert operation.failure is not None
+    assert operation.failure.code == "CONFIG_ERROR"
+    assert "colour" in operation.failure.message
+    assert board.services.acts == []
+    assert board.settings.file.read_text() == 'name = "two"\n'
+
+
 async def test_where_homeds_part_fails_the_board_is_as_it_was(board: BackupBoard, tmp_path: Path) -> None:
     name = (await board.create()).backup
     (tmp_path / "data/web/deep/page").write_text("changed")

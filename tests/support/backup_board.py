@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from homed import config
 from homed.backups import parts
 from homed.backups.backups import Backups
 from homed.backups.creating import Board
@@ -116,6 +117,9 @@ class Settings:
         self._overlay = overlay
         self._before: bytes | None = None
         self.applied = 0
+
+    def try_out(self, file: Path | None, overlay: Path) -> None:
+        config.load(file or self.file, overlay)
 
     def restore(self, overlay: bytes | None) -> list[str]:
         self._before = self._overlay.read_bytes() if self._overlay.exists() else b"{}"
