@@ -385,7 +385,9 @@ def test_the_specification_says_what_is_sent_and_taken(tmp_path: Path) -> None:
     document = json.loads(msgspec.json.encode(openapi.document([(homei.FAMILY, routes)], "1")))
     validate(document)
     one = document["paths"][f"{PATH}/{{backup_name}}"]
-    assert one["put"]["requestBody"]["content"].keys() == {"application/gzip", "application/x-tar"}
+    assert one["put"]["requestBody"]["content"].keys() == {
+        "application/gzip", "application/x-tar", "application/octet-stream",
+    }  # fmt: skip
     sent = document["paths"][f"{PATH}/{{backup_name}}/download"]["get"]["responses"]
     assert sent["200"]["content"].keys() == sent["206"]["content"].keys() == {"application/gzip", "application/x-tar"}
     assert document["paths"][PATH]["post"]["requestBody"]["required"] is False

@@ -13,7 +13,7 @@ from homed.backups.worker.messages import Unlock
 from homed.errors import FieldError, ValidationError
 
 Secret = Annotated[str, Meta(min_length=1, max_length=4096)]
-Chosen = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=4096)], ...], Meta(min_length=1, max_length=1024)]
+Chosen = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=4096)], ...], Meta(min_length=1, max_length=512)]
 
 
 class Waiting(msgspec.Struct, frozen=True):
