@@ -70,7 +70,7 @@ def entries(homed: Homed) -> list[dict[str, Any]]:
 def speak(port: int, data: bytes, *, end: bool = True, seconds: float = 10) -> bytes:
     """Send bytes, and read until the daemon ends the connection or `seconds` are over."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as client:
-        with suppress(ConnectionError):
+        with suppress(OSError):  # ENOTCONN too, where it was ended before what follows
             client.sendall(data)
             if end:
                 client.shutdown(socket.SHUT_WR)
