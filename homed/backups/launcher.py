@@ -124,6 +124,10 @@ async def worker(start: Start, work: Path) -> AsyncIterator[Connection]:
                 with contextlib.suppress(OSError):
                     await connection.writer.wait_closed()
         finally:
+            # One that comes only now must not wait for what nobody will say any more.
+            server.close()
+            if not connected.cancel() and not connected.cancelled():
+                connected.result().writer.close()
             await asyncio.shield(started.end())
     finally:
         server.close()

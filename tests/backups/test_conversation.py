@@ -190,3 +190,27 @@ async def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, monkeypatch
     assert started is not None
     assert started._process.returncode == -signal.SIGKILL
     assert not os.path.exists(f"/proc/{started._process.pid}")
+
+
+async def test_a_worker_that_comes_when_nobody_waits_any_more_ends(tmp_path: Path) -> None:
+    started = None
+
+    async def start(work: Path) -> AsProcess:
+        nonlocal started
+        started = await AsProcess.start(work)
+        return started
+
+    async def wait_for_it() -> None:
+        async with launcher.worker(start, tmp_path):
+            await asyncio.Event().wait()
+
+    for delay in (0.0, 0.02, 0.05, 0.08):
+        waiting = asyncio.create_task(wait_for_it())
+        while started is None:
+            await asyncio.sleep(0)
+        await asyncio.sleep(delay)
+        waiting.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert started._process.returncode in (0, 1)
+        started = None
