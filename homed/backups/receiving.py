@@ -81,14 +81,16 @@ class Receiving:
         )
 
     def publish(self, partial: Path, backup: Backup) -> None:
-        """The record first: the archive's name is what makes it a backup. BackupError."""
+        """The record first: the archive's name is what makes it a backup. BackupConflictError, BackupError."""
         folder = self._catalog.folder
+        # Asked anew: it may have come by hand while this one was read, and its record must stay its own.
+        self.check(backup.name)
         catalog.write(folder, backup)
         try:
             os.link(partial, folder / backup.name)  # and not rename: what came meanwhile is not written over
             atomic.sync_folder(folder)
-        except FileExistsError as error:
-            raise BackupConflictError(f"there is a backup {backup.name} already", code="BACKUP_EXISTS") from error
         except OSError as error:
+            if not (folder / backup.name).exists():
+                (folder / f"{backup.name}{catalog.RECORD}").unlink(missing_ok=True)
             raise BackupError(f"the archive cannot be named: {error.strerror}") from error
         self._catalog.took(backup)
