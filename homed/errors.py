@@ -232,3 +232,43 @@ class RemoteError(BackupError):
     code = "BACKUP_REMOTE"
     status = 502
     grpc = "UNAVAILABLE"
+
+
+class JobError(HomedError):
+    """A job, or what was to be done with one, failed."""
+
+    code = "JOB_ERROR"
+    status = 500
+    grpc = "INTERNAL"
+
+
+class JobConflictError(JobError):
+    """Not in the state in which the job is."""
+
+    code = "JOB_CONFLICT"
+    status = 409
+    grpc = "FAILED_PRECONDITION"
+
+
+class JobLimitError(JobError):
+    """More is waiting, or kept, than this board takes: later it may work."""
+
+    code = "QUEUE_FULL"
+    status = 503
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class HostError(HomedError):
+    """A host cannot be reached over SSH, or does not let homed in."""
+
+    code = "HOST_UNREACHABLE"
+    status = 502
+    grpc = "UNAVAILABLE"
+
+
+class SecretError(HomedError):
+    """A secret cannot be opened, or none can be kept: the key is another one, or cannot be read."""
+
+    code = "SECRET_UNREADABLE"
+    status = 500
+    grpc = "FAILED_PRECONDITION"

@@ -17,12 +17,14 @@ from msgspec import Meta
 
 from homed import validation
 from homed.config.backups import Backups
+from homed.config.jobs import Jobs
 from homed.config.section import Section
 from homed.errors import ConfigError, FieldError, ValidationError
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
 PerMinute = Annotated[int, Meta(ge=1, le=1_000_000)]
+PerHour = PerMinute
 _DAY, _TIME = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", "([01][0-9]|2[0-3]):[0-5][0-9]"
 # Empty, or `02:00-04:00`, or `Sat,Sun 02:00-04:00`.
 WINDOW = rf"^(({_DAY}(,{_DAY})* )?{_TIME}-{_TIME})?$(?!\n)"
@@ -65,6 +67,12 @@ class Limits(Section, frozen=True):
     system: PerMinute = 60
     metrics: PerMinute = 120
     docs: PerMinute = 120
+    jobs: PerMinute = 100
+    submissions: PerHour = 1000
+    tasks: PerMinute = 60
+    tasks_hour: PerHour = 1000
+    tasks_burst: PerMinute = 10
+    workers: PerMinute = 6000
     failures: PerMinute = 30
     clients: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
 
@@ -187,6 +195,7 @@ class Config(Section, frozen=True):
     containers: Containers = Containers()
     updates: Updates = Updates()
     backups: Backups = Backups()
+    jobs: Jobs = Jobs()
     log: Log = Log()
 
 
@@ -201,6 +210,7 @@ NEEDS_RESTART = (
     "monitoring.metrics_port",
     "containers.engine",
     "backups.directory",
+    "jobs.enabled",
 )
 # What gives power over the board itself is for who can write the file, not for who holds a key.
 FILE_ONLY = (
@@ -215,6 +225,13 @@ FILE_ONLY = (
     "backups.recipients",
     "backups.repository",
     "backups.targets",
+    "jobs.enabled",
+    "jobs.task_types",
+    "jobs.user",
+    "jobs.users",
+    "jobs.limits",
+    "jobs.private_network",
+    "jobs.http",
 )
 
 

@@ -1,0 +1,65 @@
+"""The states of a job: which may follow which, in one place. Every write of a state goes through `advance`."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from homed.errors import JobConflictError
+from homed.jobs.records import ENDED, Job, Result, State
+
+_S = State
+TRANSITIONS: dict[State, frozenset[State]] = {
+    _S.PENDING: frozenset({_S.QUEUED, _S.CANCELLED, _S.TIMED_OUT, _S.FAILED}),
+    _S.QUEUED: frozenset({_S.ASSIGNED, _S.CANCELLED, _S.TIMED_OUT, _S.FAILED}),
+    # Back to the queue where the node went away, or never began; ended where it never came to run.
+    _S.ASSIGNED: frozenset({_S.RUNNING, _S.QUEUED, _S.PENDING, *ENDED}),
+    _S.RUNNING: frozenset({_S.QUEUED, _S.PENDING, *ENDED}),
+    # By hand: a retry of what has ended.
+    _S.FAILED: frozenset({_S.QUEUED}),
+    _S.TIMED_OUT: frozenset({_S.QUEUED}),
+    _S.CANCELLED: frozenset({_S.QUEUED}),
+    _S.SUCCEEDED: frozenset(),
+}
+_LONGEST_BACKOFF = 300.0
+
+
+def advance(job: Job, state: State, at: datetime, **changes: Any) -> Job:
+    """The job in its next state, its times kept. JobConflictError where that state may not follow."""
+    if state not in TRANSITIONS[job.state]:
+        raise JobConflictError(f"the job is {job.state}: it cannot become {state}", details={"state": str(job.state)})
+    times: dict[str, Any] = {"updated_at": at}
+    match state:
+        case State.QUEUED:
+            times |= {"queued_at": at, "not_before": None, "node": None, "handle": None, "token": 0}
+            if job.state in ENDED:
+                times |= {"result": None, "finished_at": None, "started_at": None, "asked_to_end": None}
+        case State.PENDING:
+            times |= {"node": None, "handle": None, "token": 0}
+        case State.ASSIGNED:
+            times |= {"attempt": job.attempt + 1, "started_at": None, "result": None}
+        case State.RUNNING:
+            times |= {"started_at": at}
+        case _:
+            times |= {"finished_at": at, "not_before": None}
+    return msgspec.structs.replace(job, state=state, **(times | changes))
+
+
+def outcome(job: Job, result: Result) -> State:
+    """The state in which an attempt's result leaves its job: what was asked for goes before what happened."""
+    if job.asked_to_end is not None:
+        return job.asked_to_end
+    if result.timed_out:
+        return State.TIMED_OUT
+    return State.SUCCEEDED if result.good else State.FAILED
+
+
+def retries(job: Job, state: State, at: datetime) -> bool:
+    """Whether an attempt that ended so is followed by another: failed or timed out, not asked to end, tries left."""
+    wanted = state in (State.FAILED, State.TIMED_OUT) and job.asked_to_end is None
+    return wanted and job.attempt <= job.max_retries and (job.deadline is None or at < job.deadline)
+
+
+def backoff(attempt: int, first: float) -> timedelta:
+    """How long to wait after this many attempts: twice as long each time, five minutes at most."""
+    return timedelta(seconds=min(_LONGEST_BACKOFF, first * 2 ** min(30, max(0, attempt - 1))))
