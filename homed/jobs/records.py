@@ -120,7 +120,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`attempt` counts from 1 with the first assignment. `timeout` (seconds) is for each attempt, `deadline` for all of
     it, waiting included. `token` is the fencing token of the assignment: the revision of the record before it.
 
-    `asked_to_end` is the state in which it is to end (cancelled, timed_out), from when that was asked.
+    `asked_to_end` is the state in which it is to end (cancelled, timed_out), from when that was asked, and `why` what
+    was said then. `given_back` counts the attempts that a node gave back without fault of the job: they are no tries.
+    `size` is that of its output, in bytes.
     """
 
     id: str
@@ -149,11 +151,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: int = 0
     handle: Handle | None = None
     asked_to_end: State | None = None
+    why: str = ""
+    given_back: int = 0
+    size: int = 0
     result: Result | None = None
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def tries(self) -> int:
+        return self.attempt - self.given_back
 
     @property
     def kind(self) -> str:

@@ -33,7 +33,8 @@ def advance(job: Job, state: State, at: datetime, **changes: Any) -> Job:
         case State.QUEUED:
             times |= {"queued_at": at, "not_before": None, "node": None, "handle": None, "token": 0}
             if job.state in ENDED:
-                times |= {"result": None, "finished_at": None, "started_at": None, "asked_to_end": None}
+                times |= {"result": None, "finished_at": None, "started_at": None, "asked_to_end": None, "why": ""}
+                times |= {"given_back": job.attempt}
         case State.PENDING:
             times |= {"node": None, "handle": None, "token": 0}
         case State.ASSIGNED:
@@ -57,9 +58,43 @@ def outcome(job: Job, result: Result) -> State:
 def retries(job: Job, state: State, at: datetime) -> bool:
     """Whether an attempt that ended so is followed by another: failed or timed out, not asked to end, tries left."""
     wanted = state in (State.FAILED, State.TIMED_OUT) and job.asked_to_end is None
-    return wanted and job.attempt <= job.max_retries and (job.deadline is None or at < job.deadline)
+    return wanted and job.tries <= job.max_retries and (job.deadline is None or at < job.deadline)
 
 
-def backoff(attempt: int, first: float) -> timedelta:
-    """How long to wait after this many attempts: twice as long each time, five minutes at most."""
-    return timedelta(seconds=min(_LONGEST_BACKOFF, first * 2 ** min(30, max(0, attempt - 1))))
+def given_back(job: Job, at: datetime) -> Job:
+    """To the queue again: the node that had it never began, or went away. That is no try."""
+    return advance(job, State.QUEUED, at, given_back=job.given_back + 1)
+
+
+def backoff(tries: int, first: float) -> timedelta:
+    """How long to wait after this many tries: twice as long each time, five minutes at most."""
+    return timedelta(seconds=min(_LONGEST_BACKOFF, first * 2 ** min(30, max(0, tries - 1))))
+
+
+def concluded(job: Job, result: Result | None, at: datetime, *, size: int, delay: float) -> Job:
+    """The job after an attempt of it: ended, or to be tried again after a pause (`delay` seconds for the first); with
+    no result it never began, and waits again. `size` is that of its output, in bytes.
+    """
+    if result is None and job.asked_to_end is None:
+        return given_back(job, at)
+    result = result or Result()
+    state = outcome(job, result)
+    if retries(job, state, at):
+        later = at + backoff(job.tries, delay)
+        return advance(job, State.PENDING, at, not_before=later, result=_explained(job, state, result), size=size)
+    return advance(job, state, at, result=_explained(job, state, result), size=size)
+
+
+def _explained(job: Job, state: State, result: Result) -> Result:
+    """With a code and a sentence, where the attempt gave none."""
+    if state is State.SUCCEEDED:
+        return result
+    if state in (State.CANCELLED, State.TIMED_OUT):
+        code = "CANCELLED" if state is State.CANCELLED else "TIMEOUT"
+        said = job.why or result.error or ("it was cancelled" if state is State.CANCELLED else "it took too long")
+        return msgspec.structs.replace(result, code=code, error=said)
+    if result.code:
+        return result
+    if result.signal:
+        return msgspec.structs.replace(result, code="SIGNAL", error=f"it was ended by {result.signal}")
+    return msgspec.structs.replace(result, code="EXIT", error=result.error or f"it ended with {result.exit_code}")

@@ -1,0 +1,235 @@
+"""What the rest of homed sees of jobs: submitting them, looking at them, ending them, trying them again."""
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from homed.clock import now
+from homed.config.jobs import Jobs as Config
+from homed.errors import FieldError, ForbiddenError, JobConflictError, JobLimitError, ValidationError
+from homed.jobs import placement
+from homed.jobs.claims import Claims
+from homed.jobs.following import Following, Item
+from homed.jobs.ledger import Ledger
+from homed.jobs.listing import JobListing
+from homed.jobs.nodes import Nodes
+from homed.jobs.output.output import Output
+from homed.jobs.output.outputs import Outputs
+from homed.jobs.records import Archive, Command, Job, Script, State, Task
+from homed.jobs.scheduler import Scheduler
+from homed.jobs.submission import NewJob, Page, Query
+from homed.jobs.tasks import types
+from homed.jobs.transitions import advance
+from homed.store.base import RevisionError
+
+_NAMESPACE = uuid.UUID("8f7c2c64-6a1d-4c6e-9a55-0d9a4f6f9a31")
+_RETRIED = frozenset({State.FAILED, State.TIMED_OUT, State.CANCELLED})
+LOCAL_HOST = "local"
+
+
+class Hosts(Protocol):
+    """What a job must know of the hosts: NotFoundError (HOST_NOT_FOUND), ValidationError (HOST_INACTIVE)."""
+
+    def require_active(self, id: str) -> object: ...
+
+
+class Jobs:
+    def __init__(
+        self,
+        ledger: Ledger,
+        scheduler: Scheduler,
+        claims: Claims,
+        nodes: Nodes,
+        listing: JobListing,
+        outputs: Outputs,
+        hosts: Hosts,
+        config: Callable[[], Config],
+    ):
+        self._ledger = ledger
+        self._scheduler = scheduler
+        self.claims = claims
+        self.nodes = nodes
+        self._listing = listing
+        self.outputs = outputs
+        self._hosts = hosts
+        self._config = config
+        self._following = Following(ledger, outputs)
+
+    async def submit(self, new: NewJob) -> Job:
+        """Durable when it returns. A second one with the same key is the first. ForbiddenError (JOBS_DISABLED),
+        ValidationError, JobLimitError (QUEUE_FULL), NotFoundError (HOST_NOT_FOUND), JobConflictError (KEY_REUSED).
+        """
+        config = self._config()
+        new = checked(new, config)
+        if new.host is not None:
+            self._hosts.require_active(new.host)
+        if len(self._scheduler.queue) >= config.queue:
+            raise JobLimitError(f"{config.queue} jobs wait already: see jobs.queue")
+        at = now()
+        job = Job(
+            id=_id(new),
+            origin=new.origin,
+            work=new.work,
+            host=new.host,
+            priority=new.priority,
+            timeout=config.timeout if new.timeout is None else new.timeout,
+            deadline=new.deadline,
+            max_retries=new.max_retries,
+            requirements=new.requirements,
+            metadata=new.metadata,
+            user=new.user or config.user,
+            key=_digest(new) if new.key else "",
+            submitted_by=new.submitted_by,
+            copied_from=new.copied_from,
+            created_at=at,
+            updated_at=at,
+        )
+        try:
+            job = await self._ledger.add(advance(job, State.QUEUED, at))
+        except RevisionError:
+            return await self._first(job)
+        self._scheduler.enqueue(job)
+        return job
+
+    async def _first(self, again: Job) -> Job:
+        first = await self._ledger.get(again.id)
+        if not again.key or first.key != again.key:
+            raise JobConflictError("this key was given with another job", code="KEY_REUSED")
+        return first
+
+    async def get(self, id: str) -> Job:
+        """NotFoundError (JOB_NOT_FOUND)."""
+        return await self._ledger.get(id)
+
+    async def page(self, query: Query) -> Page:
+        ids, total = await self._listing.page(query)
+        found = await self._ledger.many(ids)
+        return Page([job for id in ids if (job := found.get(id)) is not None], total)
+
+    async def cancel(self, id: str, why: str = "") -> Job:
+        """Returns when it is asked for; what waits has ended then. JobConflictError (JOB_ENDED)."""
+        job = await self._ledger.get(id)
+        if job.ended:
+            raise JobConflictError(f"the job is {job.state} already", code="JOB_ENDED", details={"state": job.state})
+        return await self._scheduler.end(id, State.CANCELLED, why or "it was cancelled")
+
+    async def retry(self, id: str) -> Job:
+        """Once more, as the same job. JobConflictError (CANNOT_RETRY) unless it failed or was ended before its end."""
+
+        def decide(job: Job, revision: int) -> Job:
+            if job.state not in _RETRIED:
+                raise JobConflictError(
+                    f"the job is {job.state}: it cannot be tried again", code="CANNOT_RETRY",
+                    details={"state": job.state},
+                )  # fmt: skip
+            return advance(job, State.QUEUED, now(), deadline=None)
+
+        job = await self._ledger.get(id)
+        if job.host is not None:
+            self._hosts.require_active(job.host)
+        job = await self._ledger.change(id, decide)
+        self._scheduler.enqueue(job)
+        return job
+
+    async def ended(self, id: str, timeout: float) -> Job:
+        """The job when it has ended, or as it is after `timeout` seconds."""
+        entry = await self._ledger.entry(id)
+        try:
+            async with asyncio.timeout(timeout):
+                while not entry.job.ended:
+                    await entry.changed.wait()
+        except TimeoutError:
+            pass
+        return entry.job
+
+    def refusals(self, job: Job) -> Mapping[str, str]:
+        """Why it still waits, by node; empty where it does not."""
+        if job.state is State.PENDING:
+            return {self.nodes.own: "it waits for the next try"}
+        if job.state is not State.QUEUED:
+            return {}
+        return placement.place(job, self.nodes.all()).refusals
+
+    def progress(self, job: Job) -> float | None:
+        """From 0 to 1, where anybody knows."""
+        if job.state is State.SUCCEEDED:
+            return 1.0
+        return self._scheduler.progress.get(job.id, 0.0 if not job.ended else None)
+
+    def output(self, job: Job) -> Output | None:
+        """Of its last attempt."""
+        return self.outputs.find(job.id, job.attempt) if job.attempt else None
+
+    def follow(self, id: str, last_event_id: str = "") -> AsyncIterator[Item]:
+        """Its states and its output, while they come. NotFoundError (JOB_NOT_FOUND) with the first."""
+        return self._following.follow(id, last_event_id)
+
+    def active(self) -> list[Job]:
+        """Those that have not ended."""
+        return self._ledger.active()
+
+    @property
+    def listing(self) -> JobListing:
+        """Numbers: totals, statistics."""
+        return self._listing
+
+
+def checked(new: NewJob, config: Config) -> NewJob:
+    """The job as it may be done here. ForbiddenError (JOBS_DISABLED), ValidationError."""
+    if not config.enabled:
+        raise ForbiddenError("this board runs no jobs: see jobs.enabled", code="JOBS_DISABLED")
+    errors: list[FieldError] = []
+    if new.timeout is not None and not 0 < new.timeout <= config.longest:
+        errors.append(FieldError("timeout", f"must be more than 0 and at most {config.longest:g} s: see jobs.longest"))
+    if new.user and new.user not in config.users:
+        errors.append(FieldError("user", "is not one as which jobs may run: see jobs.users"))
+    match new.work:
+        case Command(command=text) | Script(script=text) | Archive(command=text):
+            errors += _text_errors("script" if isinstance(new.work, Script) else "command", text)
+            if isinstance(new.work, Command):
+                errors += _text_errors("args", new.work.args, needed=False)
+            if isinstance(new.work, Script):
+                errors += _text_errors("shell", new.work.shell)
+        case Task(type=kind, payload=payload):
+            work = Task(kind, types.check(kind, payload, config.task_types))
+            new = msgspec.structs.replace(new, work=work)
+    if errors:
+        raise ValidationError(errors)
+    return new
+
+
+def _text_errors(field: str, text: str, *, needed: bool = True) -> list[FieldError]:
+    if needed and not text.strip():
+        return [FieldError(field, "must not be empty")]
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return [FieldError(field, "must be text")]
+    return [FieldError(field, "must not have a null character in it")] if "\0" in text else []
+
+
+def _id(new: NewJob) -> str:
+    """One that a second submission with the same key has too, where there is a key."""
+    if new.key:
+        return str(uuid.uuid5(_NAMESPACE, json.dumps([new.origin, new.submitted_by, new.key])))
+    return new.id or time_ordered()
+
+
+def time_ordered() -> str:
+    """A UUID of version 7 (RFC 9562): those made later sort later."""
+    stamp = int(time.time() * 1000) & ((1 << 48) - 1)
+    value = stamp << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 7 << 76
+    return str(uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
+
+
+def _digest(new: NewJob) -> str:
+    """What tells whether a key was given with the same job."""
+    return hashlib.sha256(msgspec.json.encode([new.key, new.work, new.host, new.requirements])).hexdigest()[:32]
