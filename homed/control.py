@@ -4,9 +4,9 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from homed.errors import HomedError
@@ -23,6 +23,14 @@ class RefusedError(HomedError):
     """homed answered with an error: its code, its words and its details."""
 
 
+class Event(NamedTuple):
+    """One of a stream: `data` is decoded."""
+
+    id: str
+    kind: str
+    data: Any
+
+
 class Control:
     """`state` is the state directory of the homed that is spoken to."""
 
@@ -30,18 +38,35 @@ class Control:
         self._path = state / SOCKET
         self._patience = patience
 
-    def get(self, *path: str) -> Any:
-        return self._call("GET", path, None)
+    def get(self, *path: str, query: str = "") -> Any:
+        return self._call("GET", path, None, query)
 
     def post(self, *path: str, body: Mapping[str, object] | None = None, query: str = "") -> Any:
         return self._call("POST", path, body or {}, query)
 
-    def delete(self, *path: str) -> Any:
-        return self._call("DELETE", path, None)
+    def delete(self, *path: str, query: str = "") -> Any:
+        return self._call("DELETE", path, None, query)
+
+    def follow(self, *path: str, last_event_id: str = "") -> Iterator[Event]:
+        """A stream of server-sent events, until it ends. NotRunningError where it breaks off, RefusedError."""
+        headers = {"Host": "localhost", "Accept": "text/event-stream"}
+        if last_event_id:
+            headers["Last-Event-ID"] = last_event_id
+        connection = _Connection(self._path, self._patience)
+        try:
+            connection.request("GET", _target(path), None, headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                _checked(response.status, response.read())
+            yield from _events(response)
+        except (OSError, http.client.HTTPException) as error:
+            raise NotRunningError(_why(self._path, error)) from error
+        finally:
+            connection.close()
 
     def _call(self, method: str, path: tuple[str, ...], body: Mapping[str, object] | None, query: str = "") -> Any:
         """The answer's body. `path` are its parts, which may hold anything. NotRunningError, RefusedError."""
-        target = "/api/v1/" + "/".join(quote(part, safe="") for part in path) + (f"?{query}" if query else "")
+        target = _target(path) + (f"?{query}" if query else "")
         headers = {"Host": "localhost"}
         data = None
         if body is not None:
@@ -55,6 +80,30 @@ class Control:
             raise NotRunningError(_why(self._path, error)) from error
         finally:
             connection.close()
+
+
+def _target(path: tuple[str, ...]) -> str:
+    return "/api/v1/" + "/".join(quote(part, safe="") for part in path)
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[Event]:
+    """The events of a stream, as the HTML standard has them; comments are passed over."""
+    id, kind = "", "message"
+    data: list[str] = []
+    for raw in lines:
+        line = raw.decode().rstrip("\r\n")
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not line and data:
+            yield Event(id, kind, json.loads("\n".join(data)))
+            kind = "message"
+            data.clear()
+        elif field == "id":
+            id = value
+        elif field == "event":
+            kind = value
+        elif field == "data":
+            data.append(value)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -79,10 +128,17 @@ def _checked(status: int, data: bytes) -> Any:
     except ValueError as error:
         raise RefusedError(f"homed answered {status}, and what is not JSON") from error
     if status >= 400:
-        said = body.get("error", {})
-        details = said.get("details") or {}
-        raise RefusedError(said.get("message", str(status)), code=said.get("code"), details=details)
+        raise _refused(status, body)
     return body
+
+
+def _refused(status: int, body: Mapping[str, Any]) -> RefusedError:
+    """Of any family's shape: an object under `error`, or a sentence with its code beside."""
+    said = body.get("error")
+    if isinstance(said, str):
+        return RefusedError(said, code=body.get("code"), details=body.get("details") or {})
+    said = said or {}
+    return RefusedError(said.get("message", str(status)), code=said.get("code"), details=said.get("details") or {})
 
 
 def _why(path: Path, error: Exception) -> str:

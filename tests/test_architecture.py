@@ -13,12 +13,13 @@ _LONGEST_MODULE = 400
 
 # Who may import whom, by the package directly under homed: `cli → daemon → api → capabilities → store, bus`.
 CAPABILITIES = frozenset({"containers", "access", "host", "backups", "updates", "jobs", "processes", "cluster"})
-BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model"})
+BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model", "vault"})
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
-    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store", "cli_backup", "backups"})
+    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store", "cli_backup", "cli_jobs", "backups", "jobs", "agent"})
     | BASE,
     "cli_backup": frozenset({"backups", "control", "cli_show"}) | BASE,
+    "cli_jobs": frozenset({"control", "cli_show"}) | BASE,
     "cli_show": frozenset({"control"}) | BASE,
     "control": BASE,
     "daemon": frozenset({"api", "observation", "probes", "settings", "state", "store", "bus"}) | CAPABILITIES | BASE,
@@ -33,6 +34,9 @@ _MAY_IMPORT: dict[str, frozenset[str]] = {
     "bus": BASE,
     # What all stand on knows nothing above itself.
     **dict.fromkeys(BASE, frozenset({"errors", "clock", "validation"})),
+    "vault": frozenset({"errors", "atomic"}),
+    # The worker of another machine: it stands for itself, but for how archives are unpacked.
+    "agent": frozenset({"jobs"}) | BASE,
     "errors": frozenset(),
     "clock": frozenset(),
     "validation": frozenset({"errors"}),
@@ -50,12 +54,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "grpc": ("processes/", "cluster/"),
     "sqlite3": ("store/",),
     "prometheus_client": ("metrics.py",),
-    "psutil": ("host/",),
+    "psutil": ("host/", "agent/"),
     "jwt": ("access/",),
-    "cryptography": ("api/certificates.py", "updates/bundle.py"),
+    "cryptography": ("api/certificates.py", "updates/bundle.py", "vault.py"),
+    "asyncssh": ("jobs/ssh/",),
     "isal": ("backups/archive/",),
     "pyrage": ("backups/archive/age.py",),
-    "aiohttp": ("api/", "containers/streams.py", "updates/"),
+    "aiohttp": ("api/", "containers/streams.py", "updates/", "jobs/tasks/", "agent/"),
     "multidict": ("api/",),
 }
 

@@ -1,0 +1,141 @@
+"""Builds the parts of jobs, of what the daemon gives; what is done at its start, and what it tells of them."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from homed.config.jobs import Jobs as Config
+from homed.events import Events
+from homed.health import Component, Level
+from homed.jobs.claims import Claims
+from homed.jobs.hosts import Hosts
+from homed.jobs.jobs import Jobs
+from homed.jobs.keeping import Keeping
+from homed.jobs.ledger import Ledger
+from homed.jobs.listing import JobListing
+from homed.jobs.nodes import Facts, Nodes
+from homed.jobs.output.outputs import Outputs
+from homed.jobs.pem import PemFiles
+from homed.jobs.placement import BUILTIN, LOCAL, SSH
+from homed.jobs.ports import Runner
+from homed.jobs.records import Job, State
+from homed.jobs.scheduler import Scheduler
+from homed.jobs.ssh.check import Checks
+from homed.jobs.ssh.connections import Connections
+from homed.jobs.ssh.runner import SshRunner
+from homed.jobs.tasks.builtin import Builtin
+from homed.jobs.uploads import Uploads
+from homed.jobs.workers import Workers
+from homed.store.base import Store
+from homed.vault import Vault
+
+log = logging.getLogger(__name__)
+Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
+Work = tuple[str, Callable[[], Awaitable[None]]]
+FOLDER, UPLOADS = "jobs", "uploads"
+
+
+class Board(NamedTuple):
+    """What jobs need of the board. `facts` must be quick; `info` is what the task system_info answers; `local` runs
+    processes on it.
+    """
+
+    state: Path
+    name: str
+    facts: Callable[[], Facts]
+    info: Callable[[], Awaitable[Mapping[str, Any]]]
+    local: Callable[[Path], Runner]
+
+
+class Parts:
+    """`load` at the start, what `works` gives while homed runs, `stop` at its end."""
+
+    def __init__(self, board: Board, store: Store, vault: Vault, events: Events, config: Callable[[], Config]):
+        self._events = events
+        self.ended: Counter[tuple[str, str]] = Counter()
+        self.listing = JobListing()
+        self.outputs = Outputs(board.state / FOLDER, lambda: config().output_limit)
+        self.ledger = Ledger(store, events, self.listing)
+        self.nodes = Nodes(board.name, board.facts, config)
+        self.hosts = Hosts(store, vault)
+        self.pem_files = PemFiles(store, vault)
+        self.connections = Connections(self.hosts, lambda: config().ssh)
+        self.checks = Checks(self.connections)
+        self.builtin = Builtin(board.info, lambda: config().http)
+        self.local = board.local(board.state)
+        runners: dict[str, Runner] = {
+            LOCAL: self.local,
+            SSH: SshRunner(self.hosts, self.connections),
+            BUILTIN: self.builtin,
+        }
+        self.scheduler = Scheduler(self.ledger, self.nodes, runners, self.outputs, config, self._note)
+        self.claims = Claims(self.ledger, self.scheduler, self.outputs, config)
+        self.keeping = Keeping(self.ledger, self.listing, self.outputs, config)
+        self.jobs = Jobs(
+            self.ledger, self.scheduler, self.claims, self.nodes, self.listing, self.outputs, self.hosts, config
+        )
+        self.uploads = Uploads(board.state / UPLOADS, lambda: config().workers)
+        self.workers = Workers(store, self.jobs, events, lambda: config().workers)
+        self._unwritten = False
+
+    def _note(self, job: Job) -> None:
+        self.ended[job.kind, str(job.state)] += 1
+        if sum(self.ended.values()) % 1000 == 0:
+            self.keeping.wake()
+
+    async def load(self) -> None:
+        """Read what there is. What an earlier homed has left running is taken up by `works`."""
+        await self.hosts.load()
+        await self.ledger.load()
+        await self.workers.load()
+
+    def works(self) -> Sequence[Work]:
+        """What is to run as long as homed does, by name."""
+        return (
+            ("job outputs", self.outputs.run),
+            ("jobs", self._schedule),
+            ("job keeping", self.keeping.run),
+            ("workers", self.workers.run),
+            ("uploads", self._sweep_uploads),
+        )
+
+    async def _schedule(self) -> None:
+        await self.scheduler.load()
+        await self.scheduler.run()
+
+    async def _sweep_uploads(self) -> None:
+        await self.uploads.run(lambda: self._needed(self.jobs.active()))
+
+    def _needed(self, jobs: Iterable[Job]) -> set[str]:
+        """The addresses of archives that jobs still need."""
+        return {job.work.url for job in jobs if hasattr(job.work, "url")}
+
+    async def stop(self) -> None:
+        await self.scheduler.stop()
+        await self.connections.close()
+        await self.builtin.close()
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self.outputs.close)
+        await asyncio.to_thread(self.listing.close)
+
+    def tell(self) -> Component:
+        """For /health."""
+        return Component(Level.HEALTHY, needed=False)
+
+    def gauges(self) -> list[Gauge]:
+        states = Counter(str(job.state) for job in self.jobs.active())
+        return [
+            ("homed_jobs_active", "Jobs that have not ended, by state.", ("state",), [
+                ((str(state),), states[str(state)]) for state in State if state not in _OVER
+            ]),
+            ("homed_jobs_ended", "Jobs that ended since the start, by kind and state.", ("kind", "state"), [
+                (key, float(count)) for key, count in sorted(self.ended.items())
+            ]),
+        ]  # fmt: skip
+
+
+_OVER = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT})
