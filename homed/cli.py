@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
 
-    _backup_commands(commands, common)
+    _more_commands(commands, common)
 
     spec = commands.add_parser("spec", help="write openapi.json and asyncapi.json into a folder")
     spec.add_argument("folder", type=Path)
@@ -110,10 +110,11 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-def _backup_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    from homed import cli_backup
+def _more_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    from homed import cli_backup, cli_jobs
 
     cli_backup.add(commands, common)
+    cli_jobs.add(commands, common)
 
 
 def _serve(options: argparse.Namespace) -> int:

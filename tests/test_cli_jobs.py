@@ -1,0 +1,120 @@
+"""`homed job` and `homed host`: what is asked of homed, what is shown of the answer, and with which code it ends."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from homed import cli
+from tests.support.control import Answers
+
+Run = Callable[..., int]
+JOB = {
+    "id": "j-1", "status": "completed", "created_at": "2026-11-21T02:00:00.000Z", "exit_code": 0, "command": "echo",
+    "args": "a\nb", "server": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def homed(tmp_path: Path) -> Iterator[Answers]:
+    with Answers(tmp_path) as answers:
+        yield answers
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """On the state directory of the test; the exit code."""
+    return lambda *arguments: cli.main([*arguments[:2], "--state", str(tmp_path), *arguments[2:]])
+
+
+def events(*told: tuple[str, str, object]) -> tuple[int, bytes]:
+    """As the stream of a job: (id, event, data) each."""
+    text = ": keep-alive\n\n" + "".join(
+        f"id: {id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for id, kind, data in told
+    )
+    return 200, text.encode()
+
+
+def output(id: str, content: str, kind: str = "stdout") -> tuple[str, str, object]:
+    return id, "output", {"type": kind, "content": content}
+
+
+def test_a_command_is_run_and_its_output_and_exit_code_are_its_own(
+    homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    homed.on("POST", "jobs", (201, JOB))
+    done = ("1-4-3", "complete", {"status": "failed", "exit_code": 3, "error": "it ended with 3"})
+    homed.on("GET", "jobs/j-1/stream", events(output("1-2-2", "a\n"), output("1-4-2", "é", "stderr"), done))
+    assert run("job", "run", "--timeout", "5", "--priority", "8", "--", "ls", "-l") == 3
+    assert homed.bodies("jobs") == [{"server_id": "local", "timeout": 5.0, "priority": 8, "command": "ls -l"}]
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("a\n", "éhomed: it ended with 3\n")
+
+
+def test_a_stream_that_breaks_off_is_taken_up_where_it_was(
+    homed: Answers, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homed.cli_jobs._LOST_PAUSE", 0.01)
+    done = ("1-2-3", "complete", {"status": "completed", "exit_code": 0})
+    homed.on("GET", "jobs/j-1/stream", events(output("1-1-2", "a")), events(output("1-2-2", "b"), done))
+    assert run("job", "logs", "j-1") == 0
+    assert capsys.readouterr().out == "ab"
+    assert [asked.method for asked in homed.asked] == ["GET", "GET"]
+
+
+def test_a_script_is_read_from_its_file(homed: Answers, run: Run, tmp_path: Path) -> None:
+    homed.on("POST", "jobs/script", (201, JOB))
+    script = tmp_path / "backup.sh"
+    script.write_text("echo é\n", encoding="utf-8")
+    assert run("job", "run", "--script", str(script), "--shell", "/bin/sh", "--host", "h", "--no-wait") == 0
+    assert homed.bodies("jobs/script") == [{"server_id": "h", "script": "echo é\n", "shell": "/bin/sh"}]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--script", "x", "ls"]])
+def test_either_a_command_or_a_script_is_needed(homed: Answers, run: Run, arguments: list[str]) -> None:
+    assert run("job", "run", *arguments) == 2
+    assert homed.asked == []
+
+
+def test_jobs_are_listed_a_line_each(homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    homed.on("GET", "jobs?limit=20&status=completed&search=a%2Fb", (200, {"jobs": [JOB]}))
+    assert run("job", "list", "--status", "completed", "--search", "a/b") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["j-1", "completed", "2026-11-21", "02:00:00", "0", "local", "echo", "a", "b"]
+
+
+def test_a_refusal_says_why(homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    refusal = {"success": False, "error": "Job not found", "code": "JOB_NOT_FOUND", "request_id": "r"}
+    homed.on("POST", "jobs/x/cancel", (404, refusal))
+    assert run("job", "cancel", "x") == 1
+    assert capsys.readouterr().err == "homed: Job not found\n"
+
+
+def test_a_host_is_added_with_its_key(
+    homed: Answers, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    homed.on("POST", "servers", (201, {"id": "h-1"}))
+    (tmp_path / "key").write_text("PRIVATE", encoding="utf-8")
+    assert run("host", "add", "web", "me@10.0.0.1", "--port", "2222", "--key-file", str(tmp_path / "key")) == 0
+    asked = {"name": "web", "hostname": "10.0.0.1", "port": 2222, "user": "me", "auth_type": "key"}
+    assert homed.bodies("servers") == [asked | {"private_key": "PRIVATE"}]
+    assert capsys.readouterr().out == "h-1\n"
+
+
+def test_an_address_needs_a_user(homed: Answers, run: Run) -> None:
+    assert run("host", "add", "web", "10.0.0.1") == 2
+    assert homed.asked == []
+
+
+def test_a_host_that_does_not_answer_is_told_by_the_exit_code(
+    homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    homed.on("POST", "servers/h/test", (200, {"status": "disconnected", "message": "it does not answer"}))
+    assert run("host", "test", "h") == 1
+    assert capsys.readouterr().err == "homed: it does not answer\n"
+
+
+def test_a_host_is_removed_by_force(homed: Answers, run: Run) -> None:
+    homed.on("DELETE", "servers/h?force=true", (200, {}))
+    assert run("host", "remove", "h", "--force") == 0
