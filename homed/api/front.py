@@ -15,9 +15,9 @@ from aiohttp import web
 from homed import clock, validation
 from homed.access.scopes import ANONYMOUS, Principal
 from homed.api import auth, decode, guard
-from homed.api.limits import Limiter, Verdict, client_of
+from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, Verdict, client_of
 from homed.api.routes import HEADERS, STREAMED, Call, Family, Route
-from homed.config import Config, LoggedRequests
+from homed.config import Config, Limits, LoggedRequests
 from homed.errors import (
     ForbiddenError,
     HomedError,
@@ -35,6 +35,7 @@ audit_log = logging.getLogger("audit")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _LONG = 64 * 1024
 _SEND_DEADLINE = 30.0
+_A_WINDOW = {SECOND: "at once", MINUTE: "a minute", HOUR: "an hour"}
 _PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
 
@@ -174,10 +175,10 @@ class Front:
         request[_PRINCIPAL] = principal
         if config.api.limits.enabled and not origin.control:
             client = principal.key_id or client_of(origin.address)
-            verdict = self._limiter.check(client, route.limit, getattr(config.api.limits, route.limit))
+            verdict = self._limiter.check(client, *_rates(route, config.api.limits))
             _limit_headers(headers, verdict)
             if not verdict.allowed:
-                self._refuse(route.limit, verdict, headers)
+                self._refuse(verdict, headers)
         auth.authorize(principal, route.scope)
         query = None if route.query is None else decode.decode_query(request.query, route.query)
         body = None if route.body is None else await self._body(route.body, route.optional, request, config)
@@ -229,7 +230,9 @@ class Front:
         allowed = config.api.cors_origins
         if origin in allowed:
             headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = "X-Request-ID, X-RateLimit-Remaining, X-RateLimit-Reset"
+            headers["Access-Control-Expose-Headers"] = (
+                "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+            )
             headers["Vary"] = "Origin"
         elif (route.change or route.socket) and not guard.origin_allowed(
             origin, request.headers.get("Host", ""), request.scheme, allowed
@@ -241,26 +244,28 @@ class Front:
     async def _identify(self, request: web.Request, origin: Origin, config: Config) -> Principal:
         client = client_of(origin.address)
         limits = config.api.limits
+        failures = Rate("failures", limits.failures)
         if limits.enabled and auth.credential(request) is not None:
-            verdict = self._limiter.exhausted(client, "failures", limits.failures)
+            verdict = self._limiter.exhausted(client, failures)
             if verdict is not None:
-                self._refuse("failures", verdict, request[HEADERS])
+                self._refuse(verdict, request[HEADERS])
         try:
             trusted = origin.control or (origin.trusted and not config.api.require_key)
             return await self._authenticator.identify(request, trusted=trusted)
         except UnauthorizedError:
             if limits.enabled:
-                self._limiter.check(client, "failures", limits.failures)
+                self._limiter.check(client, failures)
             raise
 
-    def _refuse(self, name: str, verdict: Verdict, headers: dict[str, str]) -> None:
+    def _refuse(self, verdict: Verdict, headers: dict[str, str]) -> None:
+        name, limit, window = verdict.rate
         self._metrics.rate_limited.labels(name).inc()
         _limit_headers(headers, verdict)
         seconds = max(1, -int(-verdict.retry_after // 1))
         headers["Retry-After"] = str(seconds)
         raise RateLimitError(
-            f"more than {verdict.limit} requests a minute of the class '{name}': try again in {seconds} s",
-            details={"class": name, "limit": verdict.limit, "retry_after": seconds},
+            f"more than {limit} requests {_A_WINDOW[window]} of the class '{name}': try again in {seconds} s",
+            details={"class": name, "limit": limit, "retry_after": seconds},
         )
 
     async def _not_found(self, call: Call) -> object:
@@ -278,7 +283,9 @@ class Front:
         headers = {"Allow": ", ".join([*allowed, "OPTIONS"])}
         if asked is not None and request.headers.get("Origin") in self._config().api.cors_origins:
             headers["Access-Control-Allow-Methods"] = ", ".join(allowed)
-            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key, X-Request-ID"
+            headers["Access-Control-Allow-Headers"] = (
+                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key, X-Request-ID"
+            )
             headers["Access-Control-Max-Age"] = "600"
         return web.Response(status=204, headers=headers)
 
@@ -369,8 +376,14 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     response.headers["Server"] = "homed"  # aiohttp has set its own by now, with its version and Python's
 
 
+def _rates(route: Route, limits: Limits) -> list[Rate]:
+    """What a route's requests are counted for."""
+    named = [(route.limit, MINUTE), (route.hourly, HOUR), (route.burst, SECOND)]
+    return [Rate(name, getattr(limits, name), window) for name, window in named if name is not None]
+
+
 def _limit_headers(headers: dict[str, str], verdict: Verdict) -> None:
-    headers["X-RateLimit-Limit"] = str(verdict.limit)
+    headers["X-RateLimit-Limit"] = str(verdict.rate.limit)
     headers["X-RateLimit-Remaining"] = str(verdict.remaining)
     headers["X-RateLimit-Reset"] = str(int(time.time() + verdict.reset + 0.999))
 

@@ -13,7 +13,7 @@ from homed.events import Event
 Families = Sequence[tuple[Family, Sequence[Route]]]
 _REF = "#/components/schemas/{name}"
 _LIMIT_HEADERS = {
-    "X-RateLimit-Limit": "Requests a minute that this class allows a client.",
+    "X-RateLimit-Limit": "Requests that this class allows a client: a minute, or an hour where fewer of that are left.",
     "X-RateLimit-Remaining": "How many are left.",
     "X-RateLimit-Reset": "Unix time at which all are to be had again.",
 }
@@ -122,7 +122,7 @@ def _operation(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
         "tags": [route.tag],
         "responses": _responses(family, route, schemas),
     }
-    notes = [f"Limit class: `{route.limit}`."]
+    notes = [f"Limit class: `{route.limit}`{_more_limits(route)}."]
     if route.scope is not None:
         notes.insert(0, f"Needs the scope `{route.scope}`, unless it comes by a listener that is loopback only.")
         operation["security"] = [{}, {"key": []}, {"bearer": []}]
@@ -142,6 +142,10 @@ def _operation(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
             {"name": name, "in": "query", "schema": schema}
             for name, schema in _inline(route.query)["properties"].items()
         ]
+    parameters += [
+        {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+        for name, text in route.headers.items()
+    ]
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
@@ -153,6 +157,11 @@ def _operation(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
         # A schema that says nothing: in OpenAPI 3.1 a body of another type is bytes by that alone.
         operation["requestBody"] = {"required": True, "content": {kind: {} for kind in route.uploads}}
     return operation
+
+
+def _more_limits(route: Route) -> str:
+    hourly = f", by the hour `{route.hourly}`" if route.hourly else ""
+    return hourly + (f", at once `{route.burst}`" if route.burst else "")
 
 
 def _responses(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict[str, Any]:

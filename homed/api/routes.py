@@ -35,10 +35,12 @@ Handler = Callable[[Call], Awaitable[object]]
 class Route:
     """One method on one path. A handler returns a value of `response`, or an aiohttp response that it made itself.
 
-    `scope` None is open to everybody. `limit` names a class of `config.Limits`. `change` names the act for the
-    audit log; such a handler runs to its end even where the client goes away. A `body` that is `optional` may be left
-    out: it is what its defaults say then. `uploads` are the media types of a body that the handler reads by itself.
-    `streams` are the media types that it answers with beside JSON; `socket` makes it a WebSocket.
+    `scope` None is open to everybody. `limit` names a class of `config.Limits`, counted by the minute; `hourly` and
+    `burst` may name others: by the hour, and how many come at once (within a second). `change` names the
+    act for the audit log; such a handler runs to its end even where the client goes away. A `body` that is `optional`
+    may be left out: it is what its defaults say then. `uploads` are the media types of a body that the handler reads by
+    itself. `streams` are the media types that it answers with beside JSON; `socket` makes it a WebSocket. `headers` are
+    those that it reads itself.
     """
 
     method: str
@@ -47,6 +49,8 @@ class Route:
     summary: str
     tag: str
     limit: str
+    hourly: str | None = None
+    burst: str | None = None
     scope: Scope | None = Scope.READ
     response: Any = None
     status: int = 200
@@ -55,6 +59,7 @@ class Route:
     uploads: Sequence[str] = ()
     query: type[msgspec.Struct] | None = None
     params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     errors: Sequence[int] = ()
     statuses: Sequence[int] = ()
     change: str | None = None

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
-from dbus_next import Message, MessageType
+from dbus_next import Message, MessageFlag, MessageType
 
 from homed.bus.transport import Transport
 from homed.bus.values import unwrap
@@ -60,6 +60,7 @@ OnOwner = Callable[[bool], None]
 class _Watch(NamedTuple):
     on_signal: OnSignal
     on_owner: OnOwner
+    rule: str
 
 
 class _Subscription(NamedTuple):
@@ -92,9 +93,11 @@ class Bus:
         """Whether somebody owns a watched name now."""
         return name in self._owners
 
-    def watch(self, name: str, on_signal: OnSignal, on_owner: OnOwner) -> None:
-        """To be said before `run`: signals of `name`, and whether anybody owns it now."""
-        self._watches[name] = _Watch(on_signal, on_owner)
+    def watch(self, name: str, on_signal: OnSignal, on_owner: OnOwner, rule: str = "") -> None:
+        """To be said before `run`: signals of `name`, and whether anybody owns it now. `rule` is more for the bus to
+        match, as `,member='…'`: what it sends nobody here has to look at. Others of the name's may be heard still.
+        """
+        self._watches[name] = _Watch(on_signal, on_owner, rule)
 
     def listen(self, connected: Callable[[], None]) -> None:
         """To be said before `run`: have `connected` called each time that the bus is there again."""
@@ -130,6 +133,14 @@ class Bus:
         if bus is None:
             raise BusUnavailableError("the system bus is away")
         return await _call(bus, peer, member, signature, body, deadline)
+
+    def tell(self, peer: Peer, member: str, signature: str = "", *body: object) -> None:
+        """A call that nobody answers. Where the bus is away nothing is told."""
+        if self._bus is not None:
+            message = _message(peer, member, signature, body)
+            message.flags = MessageFlag.NO_REPLY_EXPECTED
+            with suppress(EOFError):
+                self._bus.send(message)
 
     async def property(self, peer: Peer, name: str, deadline: float = _PATIENCE) -> Any:
         (value,) = await self.call(
@@ -187,9 +198,9 @@ class Bus:
 
     async def _look_for_owners(self, bus: Transport) -> None:
         bus_peer = Peer(_BUS, _BUS_PATH, _BUS)
-        for name in self._watches:
+        for name, watch in self._watches.items():
             for rule in (
-                f"type='signal',sender='{name}'",
+                f"type='signal',sender='{name}'{watch.rule}",
                 f"type='signal',sender='{_BUS}',interface='{_BUS}',member='NameOwnerChanged',arg0='{name}'",
             ):
                 await _call(bus, bus_peer, "AddMatch", "s", (rule,), _PATIENCE)
@@ -253,10 +264,7 @@ class Bus:
 async def _call(
     bus: Transport, peer: Peer, member: str, signature: str, body: Sequence[object], deadline: float
 ) -> list[Any]:
-    message = Message(
-        destination=peer.name, path=peer.path, interface=peer.interface, member=member,
-        signature=signature, body=list(body),
-    )  # fmt: skip
+    message = _message(peer, member, signature, body)
     what = f"{peer.interface}.{member}"
     try:
         async with asyncio.timeout(deadline):
@@ -270,6 +278,13 @@ async def _call(
     if reply.message_type is MessageType.ERROR:
         raise CallError(reply.error_name, str(reply.body[0]) if reply.body else "")
     return list(unwrap(reply.body))
+
+
+def _message(peer: Peer, member: str, signature: str, body: Sequence[object]) -> Message:
+    return Message(
+        destination=peer.name, path=peer.path, interface=peer.interface, member=member,
+        signature=signature, body=list(body),
+    )  # fmt: skip
 
 
 def address() -> str | None:

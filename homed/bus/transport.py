@@ -14,6 +14,7 @@ class Transport(MessageBus):  # type: ignore[misc]  # it has no types
 
     def __init__(self, address: str | None):
         super().__init__(address, BusType.SYSTEM)
+        self._writer.sock = _Patient(self._sock)
         self._disconnect_future.add_done_callback(_seen)
 
     def close(self) -> None:
@@ -72,6 +73,19 @@ class Transport(MessageBus):  # type: ignore[misc]  # it has no types
                 raise EOFError("the bus closed the connection")
             line += received
         return line[:-2].decode(errors="replace")
+
+
+class _Patient:
+    """A socket that takes nothing while its buffer is full: dbus-next would end the connection over it."""
+
+    def __init__(self, sock: socket.socket):
+        self._sock = sock
+
+    def send(self, data: memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
 
 
 def _seen(future: "asyncio.Future[None]") -> None:

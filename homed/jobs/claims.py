@@ -94,10 +94,11 @@ class Claims:
         output = self._outputs.find(id, job.attempt)
         if output is not None:
             await output.finish()
+        size = await asyncio.to_thread(self._outputs.size, id)
 
         def decide(job: Job, revision: int) -> Job:
             _check_owner(job, node)
-            size, delay = self._outputs.size(id), self._config().retry_delay
+            delay = self._config().retry_delay
             return transitions.concluded(job, result, now(), size=size, delay=delay)
 
         job = await self._ledger.change(id, decide)
@@ -106,6 +107,13 @@ class Claims:
 
     async def give_back(self, id: str, token: int, why: str) -> None:
         """The worker with this claim is gone: it waits again, or has failed where that happens over and over."""
+        before = await self._ledger.get(id)
+        if before.token != token:
+            return
+        output = self._outputs.find(id, before.attempt)
+        if output is not None:
+            await output.finish()
+        size = await asyncio.to_thread(self._outputs.size, id)
 
         def decide(job: Job, revision: int) -> Job:
             if job.ended or job.token != token or job.state not in (State.ASSIGNED, State.RUNNING):
@@ -113,13 +121,9 @@ class Claims:
             if job.asked_to_end is None and job.given_back < _LOST_TOO_OFTEN:
                 return transitions.given_back(job, now())
             result = Result(code="WORKER_LOST", error=why)
-            size, delay = self._outputs.size(id), self._config().retry_delay
+            delay = self._config().retry_delay
             return transitions.concluded(job, result, now(), size=size, delay=delay)
 
-        before = await self._ledger.get(id)
-        output = self._outputs.find(id, before.attempt)
-        if output is not None and before.token == token:
-            await output.finish()
         self._scheduler.settled(await self._ledger.change(id, decide))
 
 

@@ -34,8 +34,8 @@ class Keeping:
     async def run(self) -> None:
         while True:
             try:
-                while await self.sweep():
-                    await asyncio.sleep(0)
+                if await self.sweep():
+                    continue
             except HomedError as error:
                 log.warning("Finished jobs cannot be removed: %s", error.message)
             self._woken.clear()

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -52,6 +53,7 @@ class Scheduler:
         self._limits: dict[str, asyncio.TimerHandle] = {}
         self._acts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._stopping = False
 
     async def load(self) -> None:
         """Take up what an earlier homed has left, whatever it was doing."""
@@ -71,13 +73,14 @@ class Scheduler:
 
     async def run(self) -> None:
         """Hand out what waits, each time that something may have become possible."""
-        while True:
+        while not self._stopping:
             self._wake.clear()
             self._hand_out()
             await self._wake.wait()
 
     async def stop(self) -> None:
-        """Let go of what runs; what can goes on without homed."""
+        """Let go of what runs, and begin nothing more; what can goes on without homed."""
+        self._stopping = True
         for timer in (*self._timers.values(), *self._limits.values()):
             timer.cancel()
         tasks = [*self._carried.values(), *self._acts]
@@ -187,9 +190,10 @@ class Scheduler:
             if job.state is not State.ASSIGNED:
                 return  # it was cancelled meanwhile
         result = await self._attempt(runner, job, resumed=resumed)
+        size = await asyncio.to_thread(self._outputs.size, job.id)
         self._drop_timer(self._limits, job.id)
         self.progress.pop(job.id, None)
-        job = await self._write(job.id, partial(self._conclude, token=job.token, result=result))
+        job = await self._write(job.id, partial(self._conclude, token=job.token, result=result, size=size))
         if job.ended:
             self._gone(job)
         # Only now that it is durable.
@@ -229,11 +233,10 @@ class Scheduler:
 
         self.limit(await self._write(id, decide))
 
-    def _conclude(self, job: Job, revision: int, token: int, result: Result | None) -> Job:
+    def _conclude(self, job: Job, revision: int, token: int, result: Result | None, size: int) -> Job:
         """The result of the attempt with this token; somebody else's is let be."""
         if job.ended or job.token != token:
             return job
-        size = self._outputs.size(job.id)
         return transitions.concluded(job, result, now(), size=size, delay=self._config().retry_delay)
 
     async def _write(self, id: str, decide: Callable[[Job, int], Job]) -> Job:
@@ -251,18 +254,23 @@ class Scheduler:
     async def _kill(self, job: Job) -> None:
         """Until it has ended."""
         runner = self._runners[placement.need(job)]
-        while job.id in self._carried:
+        while (carried := self._carried.get(job.id)) is not None:
             try:
                 await runner.kill(job)
             except HomedError as error:
                 log.warning("Job %s cannot be ended, trying on: %s", job.id, error.message)
-            await asyncio.sleep(_KILL_AGAIN)
+            await asyncio.wait({carried}, timeout=_KILL_AGAIN)
 
     async def _force(self, job: Job) -> None:
         """Who runs it elsewhere is given some time to end it and say so; then it has ended for us."""
         await asyncio.sleep(_PATIENCE)
-        await self._write(job.id, partial(self._conclude, token=job.token, result=Result()))
-        self._gone(job)
+        output = self._outputs.find(job.id, job.attempt)
+        if output is not None:
+            await output.finish()
+        size = await asyncio.to_thread(self._outputs.size, job.id)
+        job = await self._write(job.id, partial(self._conclude, token=job.token, result=Result(), size=size))
+        if job.ended:
+            self._gone(job)
 
     def limit(self, job: Job) -> None:
         """From when it runs, it has its time-out."""
@@ -316,21 +324,18 @@ class Scheduler:
         self._drop_timer(self._limits, job.id)
         self._ended(job)
 
-    def _act(self, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(_quietly(work))
+    def _act(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._acts.add(task)
-        task.add_done_callback(self._acts.discard)
+        task.add_done_callback(self._acted)
+
+    def _acted(self, task: "asyncio.Task[None]") -> None:
+        """What is done beside must not fail unseen; a job that is gone needs nothing more."""
+        self._acts.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, NotFoundError):
+            log.error("Something about a job failed", exc_info=error)
 
 
 def _queue(job: Job, revision: int) -> Job:
     return advance(job, State.QUEUED, now()) if job.state is State.PENDING else job
-
-
-async def _quietly(work: Awaitable[None]) -> None:
-    """What is done beside must not fail unseen; a job that is gone needs nothing more."""
-    try:
-        await work
-    except NotFoundError:
-        pass
-    except HomedError as error:
-        log.error("Jobs: %s", error.message)  # noqa: TRY400  its message says all

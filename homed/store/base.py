@@ -1,6 +1,6 @@
 """The interface of a store: records in buckets, each with a revision for compare-and-set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -42,7 +42,12 @@ class Store(Protocol):
 
     async def get(self, bucket: str, key: str) -> Record | None: ...
 
-    async def list(self, bucket: str) -> Sequence[Record]: ...
+    async def list(self, bucket: str, after: str = "", limit: int | None = None) -> Sequence[Record]:
+        """The records in the order of their keys: those behind the key `after`, and at most `limit` of them.
+
+        Large buckets are read in pages.
+        """
+        ...
 
     async def put(self, bucket: str, key: str, value: bytes, revision: int | None) -> int:
         """Write where the record is at `revision` (0: where there is none; None: whatever is there).
@@ -57,6 +62,10 @@ class Store(Protocol):
 
     async def delete(self, bucket: str, key: str, revision: int | None) -> bool:
         """Delete likewise; False where there was nothing."""
+        ...
+
+    async def delete_all(self, bucket: str, keys: Iterable[str]) -> int:
+        """Delete several, whatever is there: all of them or none. Returns how many there were."""
         ...
 
 

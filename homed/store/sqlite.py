@@ -1,22 +1,20 @@
 """The embedded engine: SQLite in WAL mode with one writer, on a thread of its own.
 
-`synchronous=FULL` makes a commit durable before it is acknowledged: a power cut after it loses nothing.
+`synchronous=FULL` makes a commit durable before it is acknowledged: a power cut after it loses nothing. Writers that
+wait at the same time share one commit (`grouping`).
 """
 
-import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from homed import clock
 from homed.errors import StoreError
 from homed.store import migrations
 from homed.store.base import AuditEntry, Record, RevisionError
+from homed.store.grouping import Group
 
-T = TypeVar("T")
 _KEPT_AUDIT_ENTRIES = 50_000
 
 
@@ -28,44 +26,44 @@ class SqliteStore:
 
     def __init__(self, path: Path):
         self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._connection: sqlite3.Connection | None = None
-        self._closed = False
-        self.trouble = "it is not open"
+        self._group = Group(
+            "store", lambda error: StoreError(f"{path}: {error}"), lambda: StoreError("the store is closed")
+        )
+
+    @property
+    def trouble(self) -> str:
+        return self._group.trouble
 
     async def open(self) -> None:
         """Open, check and migrate. StoreError where it is damaged, too new or cannot be written."""
-        await self._run(self._open)
+        await self._group.open(self._connect)
 
     async def close(self) -> None:
-        if not self._closed:
-            await self._run(self._close)
-            self._closed = True
-            self._thread.shutdown()
+        await self._group.close()
 
     async def get(self, bucket: str, key: str) -> Record | None:
-        return await self._do(lambda c: _get(c, bucket, key))
+        return await self._group.read(lambda c: _get(c, bucket, key))
 
-    async def list(self, bucket: str) -> Sequence[Record]:
-        def read(connection: sqlite3.Connection) -> Sequence[Record]:
-            rows = connection.execute(
-                "SELECT key, value, revision FROM records WHERE bucket = ? ORDER BY key", (bucket,)
-            )
-            return [Record(*row) for row in rows]
-
-        return await self._do(read)
+    async def list(self, bucket: str, after: str = "", limit: int | None = None) -> Sequence[Record]:
+        return await self._group.read(lambda c: _list(c, bucket, after, limit))
 
     async def put(self, bucket: str, key: str, value: bytes, revision: int | None) -> int:
-        return await self._do(lambda c: _put(c, bucket, key, value, revision))
+        return await self._group.write(lambda c: _put(c, bucket, key, value, revision))
 
     async def put_all(self, bucket: str, records: Sequence[tuple[str, bytes, int | None]]) -> Sequence[int]:
-        return await self._do(lambda c: [_put(c, bucket, key, value, revision) for key, value, revision in records])
+        return await self._group.write(
+            lambda c: [_put(c, bucket, key, value, revision) for key, value, revision in records]
+        )
 
     async def delete(self, bucket: str, key: str, revision: int | None) -> bool:
-        return await self._do(lambda c: _delete(c, bucket, key, revision))
+        return await self._group.write(lambda c: _delete(c, bucket, key, revision))
+
+    async def delete_all(self, bucket: str, keys: Iterable[str]) -> int:
+        gone = list(keys)
+        return await self._group.write(lambda c: sum(_delete(c, bucket, key, None) for key in gone))
 
     async def append(self, entry: AuditEntry) -> None:
-        await self._do(lambda c: _append(c, entry))
+        await self._group.write(lambda c: _append(c, entry))
 
     async def entries(self, limit: int, before: int | None) -> Sequence[AuditEntry]:
         def read(connection: sqlite3.Connection) -> Sequence[AuditEntry]:
@@ -76,37 +74,16 @@ class SqliteStore:
             )
             return [AuditEntry(row[0], clock.parse(row[1]), *row[2:]) for row in rows]
 
-        return await self._do(read)
+        return await self._group.read(read)
 
     async def foreign_version(self) -> int:
         """Changes when another process (`homed key revoke`) has written the file; cheap enough to ask often."""
-        return await self._do(lambda c: int(c.execute("PRAGMA data_version").fetchone()[0]))
+        return await self._group.read(lambda c: int(c.execute("PRAGMA data_version").fetchone()[0]))
 
-    async def _do(self, act: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._run(lambda: self._transact(act))
-
-    async def _run(self, act: Callable[[], T]) -> T:
-        if self._closed:
-            raise StoreError("the store is closed")
-        # Shielded: once begun, a write ends as a whole even where the caller has gone.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, act))
-
-    def _transact(self, act: Callable[[sqlite3.Connection], T]) -> T:
-        if self._connection is None:
-            raise StoreError("the store is closed")
-        try:
-            with self._connection:
-                result = act(self._connection)
-        except sqlite3.Error as error:
-            self.trouble = str(error)
-            raise StoreError(f"{self._path}: {error}") from error
-        self.trouble = ""
-        return result
-
-    def _open(self) -> None:
+    def _connect(self) -> sqlite3.Connection:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self._path, timeout=10, isolation_level="IMMEDIATE")
+            connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{self._path} cannot be opened: {error}") from error
         try:
@@ -117,7 +94,7 @@ class SqliteStore:
         except StoreError:
             connection.close()
             raise
-        self._connection, self.trouble = connection, ""
+        return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         self._path.chmod(0o600)
@@ -127,11 +104,6 @@ class SqliteStore:
         if damage != "ok":
             raise StoreError(f"{self._path} is damaged ({damage}): restore it from a backup")
         migrations.migrate(connection, migrations.steps())
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
@@ -154,19 +126,30 @@ def _get(connection: sqlite3.Connection, bucket: str, key: str) -> Record | None
     return Record(*row) if row else None
 
 
-def _expect(connection: sqlite3.Connection, bucket: str, key: str, revision: int | None) -> None:
-    if revision is None:
-        return
-    current = _get(connection, bucket, key)
-    at = current.revision if current else 0
-    if at != revision:
-        raise RevisionError(f"{bucket} '{key}' was changed by somebody else in the meantime: read it again")
+def _list(connection: sqlite3.Connection, bucket: str, after: str, limit: int | None) -> Sequence[Record]:
+    rows = connection.execute(
+        f"SELECT key, value, revision FROM records WHERE bucket = ? {'AND key > ?' if after else ''}"  # noqa: S608
+        " ORDER BY key LIMIT ?",
+        (bucket, *([after] if after else []), -1 if limit is None else limit),
+    )
+    return [Record(*row) for row in rows]
+
+
+def _next(connection: sqlite3.Connection, bucket: str, key: str, expected: int | None) -> int:
+    """The revision of a write that expects the record to be at another. RevisionError."""
+    if expected is not None:
+        found = connection.execute(
+            "SELECT revision FROM records WHERE bucket = ? AND key = ?", (bucket, key)
+        ).fetchone()
+        if (found[0] if found else 0) != expected:
+            raise RevisionError(f"{bucket} '{key}' was changed by somebody else in the meantime: read it again")
+    connection.execute("UPDATE revision SET last = last + 1")
+    new: int = connection.execute("SELECT last FROM revision").fetchone()[0]
+    return new
 
 
 def _put(connection: sqlite3.Connection, bucket: str, key: str, value: bytes, revision: int | None) -> int:
-    connection.execute("UPDATE revision SET last = last + 1")
-    _expect(connection, bucket, key, revision)
-    new: int = connection.execute("SELECT last FROM revision").fetchone()[0]
+    new = _next(connection, bucket, key, revision)
     connection.execute(
         "INSERT INTO records (bucket, key, value, revision) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (bucket, key) DO UPDATE SET value = excluded.value, revision = excluded.revision",
@@ -176,8 +159,7 @@ def _put(connection: sqlite3.Connection, bucket: str, key: str, value: bytes, re
 
 
 def _delete(connection: sqlite3.Connection, bucket: str, key: str, revision: int | None) -> bool:
-    connection.execute("UPDATE revision SET last = last + 1")
-    _expect(connection, bucket, key, revision)
+    _next(connection, bucket, key, revision)
     gone = connection.execute("DELETE FROM records WHERE bucket = ? AND key = ?", (bucket, key))
     return gone.rowcount > 0
 

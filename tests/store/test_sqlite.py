@@ -81,6 +81,60 @@ async def test_a_list_is_one_buckets_in_the_order_of_keys(store: SqliteStore) ->
     assert list(await store.list("none")) == []
 
 
+async def test_a_list_can_be_had_in_pages(store: SqliteStore) -> None:
+    keys = ["", "a", "a%", "a'b", "B", "z", "é", "\U0001f600"]
+    await store.put_all("one", [(key, b"", 0) for key in keys])
+    await store.put("two", "m", b"", 0)
+    assert [r.key for r in await store.list("one", limit=3)] == ["", "B", "a"]
+    found: list[str] = []
+    after = ""
+    while page := await store.list("one", after=after, limit=3):
+        found += [record.key for record in page]
+        after = page[-1].key
+    assert found == sorted(keys)
+    assert [r.key for r in await store.list("one", after="b")] == ["z", "é", "\U0001f600"]
+    assert list(await store.list("one", limit=0)) == []
+
+
+async def test_several_are_deleted_at_once_whether_or_not_they_are_there(store: SqliteStore) -> None:
+    await store.put_all("b", [(key, b"", 0) for key in "abcd"])
+    await store.put("other", "a", b"", 0)
+    assert await store.delete_all("b", iter(["a", "none", "c", "c"])) == 2
+    assert [r.key for r in await store.list("b")] == ["b", "d"]
+    assert await store.get("other", "a") is not None
+    assert await store.delete_all("b", []) == 0
+
+
+async def test_of_writes_in_one_commit_one_that_loses_harms_no_other(store: SqliteStore) -> None:
+    at = await store.put("b", "contested", b"", 0)
+
+    async def all_or_none(i: int) -> object:
+        return await store.put_all("b", [(f"pair{i}", b"", 0), ("contested", b"%d" % i, at)])
+
+    won = await asyncio.gather(
+        *(store.put("b", f"alone{i}", b"", 0) for i in range(30)),
+        *(all_or_none(i) for i in range(30)),
+        *(store.append(entry(f"a{i}")) for i in range(30)),
+        return_exceptions=True,
+    )
+    revisions = [one for one in won[:30] if isinstance(one, int)]
+    assert len(set(revisions)) == 30
+    winners = [i for i, one in enumerate(won[30:60]) if not isinstance(one, RevisionError)]
+    assert len(winners) == 1
+    keys = {record.key for record in await store.list("b")}
+    assert keys == {"contested", f"pair{winners[0]}", *(f"alone{i}" for i in range(30))}
+    assert len(await store.entries(100, None)) == 30
+
+
+async def test_a_read_sees_every_write_that_was_asked_for_before_it(store: SqliteStore) -> None:
+    async def look(i: int) -> None:
+        await store.put("b", f"k{i}", b"%d" % i, 0)
+        found = await store.get("b", f"k{i}")
+        assert found is not None and found.value == b"%d" % i
+
+    await asyncio.gather(*(look(i) for i in range(200)))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     acts=st.lists(
@@ -294,6 +348,35 @@ async def test_a_full_disk_is_an_error_that_passes_and_loses_nothing(small_disk:
     await store.close()
 
 
+async def test_on_a_full_disk_nothing_that_was_refused_is_there_and_nothing_acknowledged_lost(
+    small_disk: Path,
+) -> None:
+    store = SqliteStore(small_disk / "homed.db")
+    await store.open()
+    kept: set[str] = set()
+    refused: set[str] = set()
+
+    async def fill(i: int) -> None:
+        for k in range(40):
+            key = f"k{i}-{k}"
+            try:
+                await store.put("b", key, b"x" * 3000, 0)
+            except StoreError:
+                refused.add(key)
+            else:
+                kept.add(key)
+
+    await asyncio.gather(*(fill(i) for i in range(20)))
+    assert kept and refused
+    assert {record.key for record in await store.list("b")} == kept
+    await store.close()
+    again = SqliteStore(small_disk / "homed.db")
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    await again.open()
+    assert {record.key for record in await again.list("b")} == kept
+    await again.close()
+
+
 _WRITER = """
 import asyncio, pathlib, sys
 from homed.store.sqlite import SqliteStore
@@ -331,13 +414,49 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path:
         assert len(set(revisions)) == len(revisions)
 
 
+_WRITERS = """
+import asyncio, pathlib, sys
+from homed.store.sqlite import SqliteStore
+async def main():
+    store = SqliteStore(pathlib.Path(sys.argv[1]))
+    await store.open()
+    async def write(name):
+        number = 0
+        while True:
+            await store.put("b", f"{name}-{number}", b"v", 0)
+            print(f"{name}-{number}", flush=True)
+            number += 1
+    await asyncio.gather(*(write(f"{sys.argv[2]}{i}") for i in range(50)))
+asyncio.run(main())
+"""
+
+
+async def test_nothing_acknowledged_to_many_writers_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    path, said = tmp_path / "homed.db", set[str]()
+    for run in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITERS, str(path), "abcd"[run]], cwd=REPOSITORY, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(200 + 777 * run)]
+            os.kill(process.pid, signal.SIGKILL)
+            lines += process.stdout.read().splitlines(keepends=True)
+        said |= {line.decode().strip() for line in lines if line.endswith(b"\n")}
+        store = SqliteStore(path)
+        await store.open()
+        there = await store.list("b")
+        await store.close()
+        assert said <= {record.key for record in there}
+        assert len({record.revision for record in there}) == len(there)
+
+
 def test_commits_are_durable_before_they_are_acknowledged(tmp_path: Path) -> None:
     """What a power cut asks for: WAL, and a sync at each commit."""
 
     async def look() -> tuple[str, int]:
         store = SqliteStore(tmp_path / "homed.db")
         await store.open()
-        mode = await store._do(
+        mode = await store._group.read(
             lambda c: (
                 str(c.execute("PRAGMA journal_mode").fetchone()[0]),
                 int(c.execute("PRAGMA synchronous").fetchone()[0]),

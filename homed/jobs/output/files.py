@@ -1,10 +1,10 @@
-"""The files of one attempt's output: stdout and stderr as they came, bounded, and their order. Blocking, for threads."""
+"""The files of one attempt's output: stdout and stderr as they came, bounded, and their order. All of it blocks."""
 
 import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from homed.jobs.output import order, text
@@ -70,6 +70,8 @@ class Files:
         self.load()
         with self._lock:
             self._head = self._head._replace(finished=False)
+            if self._written is not None and self._written.finished:
+                self._write_head()
 
     def look(self) -> bool:
         """Put in order what has come, and cut what is too much. Whether the files have grown."""
@@ -122,6 +124,8 @@ class Files:
     def size(self, stream: Stream) -> int:
         """Bytes kept of a stream."""
         self.load()
+        if self._head.finished:
+            return self._order.lengths[stream]
         with contextlib.suppress(OSError):
             # What is past the limit is about to be cut.
             return min(os.stat(self._paths[stream]).st_size, max(self._limit(), self._order.lengths[stream]))
@@ -136,9 +140,13 @@ class Files:
         run = self.run_at(position)
         if run is None:
             return None
-        data = self._read(run._replace(length=min(run.length, most)))
-        if len(data) < run.length and (part := text.incomplete(data)) < len(data):
-            data = data[: len(data) - part]
+        wanted = min(run.length, most)
+        data = self._read(run._replace(length=wanted))
+        if len(data) < wanted:
+            # The file was made shorter by somebody else: what is gone keeps its place.
+            return run._replace(length=wanted), data
+        if wanted < run.length and (part := text.incomplete(data)) < wanted:
+            data = data[: wanted - part]
         return run._replace(length=len(data)), data
 
     def rest(self) -> list[Run]:
@@ -162,7 +170,9 @@ class Files:
         self._sizes = list(self._order.lengths)
         self._loaded = True
         if self._head.finished:
-            self._arrange(final=True, sizes=self._look())
+            # A full disk kept the last records from being written: they can only have been these.
+            self._sizes = [min(size, self._limit()) for size in self._look()]
+            self._arrange(final=True)
 
     def _look(self) -> tuple[int, int]:
         """The sizes of both; a file that is gone has not changed."""
@@ -188,12 +198,12 @@ class Files:
         self._head = self._head._replace(dropped=(dropped[0], dropped[1]))
         self._write_head()
 
-    def _arrange(self, *, final: bool, sizes: tuple[int, int] | None = None) -> None:
+    def _arrange(self, *, final: bool) -> None:
         """Give what has come its place: stdout's first. A character that is not whole waits for its rest."""
         fresh: list[tuple[Stream, int]] = []
         for stream in Stream:
             known = self._order.lengths[stream]
-            length = (sizes or self._sizes)[stream] - known
+            length = self._sizes[stream] - known
             if length > 0 and not final:
                 tail = self._read(Run(stream, known + max(0, length - _TAIL), min(length, _TAIL)))
                 length -= text.incomplete(tail)
@@ -245,18 +255,17 @@ class Files:
         return done
 
     def _read(self, run: Run) -> bytes:
-        """Fewer where the file is shorter by now: the place of what is gone stays, as zeros."""
-        data = b""
+        """Fewer where the file is gone, or shorter."""
         with contextlib.suppress(OSError):
             file = os.open(self._paths[run.stream], os.O_RDONLY | os.O_CLOEXEC)
             try:
-                data = os.pread(file, run.length, run.start)
+                return os.pread(file, run.length, run.start)
             finally:
                 os.close(file)
-        return data.ljust(run.length, b"\0")
+        return b""
 
     @contextlib.contextmanager
-    def _tolerated(self, what: str) -> "contextlib._GeneratorContextManager[None]":  # type: ignore[misc]
+    def _tolerated(self, what: str) -> Iterator[None]:
         """Output that cannot be kept is no reason for its job to fail; it is said once."""
         try:
             yield

@@ -73,7 +73,7 @@ def decode(data: bytes) -> Kept:
 
 
 def within(records: Sequence[tuple[Stream, int]], sizes: Sequence[int]) -> Sequence[tuple[Stream, int]]:
-    """The records that the streams' files, of so many bytes, can be of: a power cut may keep a record without its bytes."""
+    """The records whose bytes files of these sizes can have: a power cut may keep one without the other."""
     left = list(sizes)
     for number, (stream, length) in enumerate(records):
         left[stream] -= length

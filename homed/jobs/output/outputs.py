@@ -1,0 +1,183 @@
+"""All outputs: made, found again, removed, and watched while jobs write to their files."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from homed.jobs.output.files import Files
+from homed.jobs.output.output import Output
+
+log = logging.getLogger(__name__)
+_THREADS = 4
+_OFTEN = 0.05
+_SELDOM = 0.5
+_MODE = 0o700
+
+
+class Outputs:
+    """`root` has a folder for each job, and in it one for each attempt. `limit` is how many bytes of a stream are kept.
+
+    `create`, `remove`, `sweep` and `size` block, and may be called on any thread; `run` is the watch.
+    """
+
+    def __init__(self, root: Path, limit: Callable[[], int]):
+        self._root = root
+        self._limit = limit
+        self._pool = ThreadPoolExecutor(_THREADS, "output")
+        self._lock = threading.Lock()
+        self._known: weakref.WeakValueDictionary[tuple[str, int], Output] = weakref.WeakValueDictionary()
+        # Those that homed has made and not finished, and those that are followed.
+        self._active: dict[tuple[str, int], Output] = {}
+        self._watched: set[Output] = set()
+        self._grown: set[Output] = set()
+        self._woken = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def create(self, id: str, attempt: int) -> Output:
+        """For an attempt that writes, also one that an earlier homed began: what there is stays. OSError."""
+        folder = self._folder(id, attempt)
+        fresh = _make_folder(folder)
+        with self._lock:
+            output = self._known.get((id, attempt)) or self._open(id, attempt, fresh=fresh)
+            self._active[id, attempt] = output
+        output.files.make()
+        if not fresh:
+            output.files.reopen()
+        self._wake()
+        return output
+
+    def find(self, id: str, attempt: int) -> Output | None:
+        """None where nothing was kept of it."""
+        with self._lock:
+            output = self._known.get((id, attempt))
+            if output is None and self._folder(id, attempt).is_dir():
+                output = self._open(id, attempt)
+            return output
+
+    def remove(self, id: str) -> None:
+        """Everything of a job, from the disk too."""
+        with self._lock:
+            for key in [key for key in self._active if key[0] == id]:
+                del self._active[key]
+            for key in [key for key in self._known if key[0] == id]:
+                self._known.pop(key, None)
+        shutil.rmtree(self._root / id, ignore_errors=True)
+
+    def sweep(self, known: Callable[[str], bool]) -> list[str]:
+        """Remove what no job is known for. Returns its ids."""
+        with contextlib.suppress(FileNotFoundError):
+            gone = [name for name in os.listdir(self._root) if not known(name)]
+            for id in gone:
+                self.remove(id)
+            return gone
+        return []
+
+    def size(self, id: str) -> int:
+        """Bytes that a job's output and what else lies beside it take, of all attempts."""
+        total = 0
+        with contextlib.suppress(OSError):
+            for attempt in os.scandir(self._root / id):
+                for entry in os.scandir(attempt.path):
+                    with contextlib.suppress(OSError):
+                        total += entry.stat(follow_symlinks=False).st_size
+        return total
+
+    async def run(self) -> None:
+        """See what jobs write: soon where somebody follows, or much comes; else each half second."""
+        self._loop = asyncio.get_running_loop()
+        seldom = 0.0
+        while True:
+            self._woken.clear()
+            if not self._active and not self._watched:
+                await self._woken.wait()
+            at = self._loop.time()
+            due = {output for output in self._watched | self._grown if not output.finished}
+            if at >= seldom:
+                seldom = at + _SELDOM
+                due.update(self._active.values())
+            await self._look(list(due))
+            quick = bool(self._watched or self._grown)
+            await self._pause(_OFTEN if quick else max(_OFTEN, seldom - self._loop.time()))
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _look(self, outputs: Sequence[Output]) -> None:
+        if not outputs:
+            return
+        before = [output.end if output.files.loaded else None for output in outputs]
+        loop = asyncio.get_running_loop()
+        grown = await loop.run_in_executor(self._pool, _look_at_all, [output.files for output in outputs])
+        self._grown.clear()
+        for output, position, has_grown in zip(outputs, before, grown, strict=True):
+            if has_grown:
+                self._grown.add(output)
+                await output.tell(output.end if position is None else position)
+
+    async def _pause(self, seconds: float) -> None:
+        """Shorter where something new wants to be watched."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+
+    def _attend(self, output: Output) -> None:
+        """It is followed, is so no longer, or has ended."""
+        if output.followed and not output.finished:
+            if output not in self._watched:
+                self._watched.add(output)
+                self._woken.set()
+            return
+        self._watched.discard(output)
+        if output.finished:
+            self._grown.discard(output)
+            with self._lock:
+                key = output.folder.parent.name, int(output.folder.name)
+                if self._active.get(key) is output:
+                    del self._active[key]
+
+    def _wake(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self._woken.set)
+
+    def _open(self, id: str, attempt: int, *, fresh: bool = False) -> Output:
+        folder = self._folder(id, attempt)
+        output = Output(folder, Files(folder, self._limit, fresh=fresh), self._pool, self._attend)
+        self._known[id, attempt] = output
+        return output
+
+    def _folder(self, id: str, attempt: int) -> Path:
+        return self._root / id / str(attempt)
+
+
+def _make_folder(folder: Path) -> bool:
+    """Whether it is new."""
+    try:
+        os.mkdir(folder, _MODE)
+    except FileNotFoundError:
+        folder.parent.mkdir(_MODE, parents=True, exist_ok=True)
+        os.mkdir(folder, _MODE)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _look_at_all(files: Sequence[Files]) -> list[bool]:
+    return [_look_at(one) for one in files]
+
+
+def _look_at(files: Files) -> bool:
+    """Nothing of one output keeps the others from being looked at."""
+    try:
+        return files.look()
+    except OSError as error:
+        log.warning("Output cannot be looked at: %s", error)
+        return False

@@ -1,0 +1,1 @@
+"""The runners of processes on this board."""
