@@ -8,15 +8,17 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from homed import __version__
+import msgspec
+
+from homed import __version__, vault
 from homed.access.keys import Keys
 from homed.access.tokens import Tokens
-from homed.api import access, certificates, docs, homei, listeners, openapi
+from homed.api import access, certificates, docs, homei, jobs, listeners, openapi
 from homed.api.access import keys as access_routes
 from homed.api.access import metrics as metrics_routes
 from homed.api.auth import Authenticator
@@ -26,6 +28,7 @@ from homed.api.homei import board, containers, services, sockets
 from homed.api.homei import updates as update_routes
 from homed.api.limits import Limiter
 from homed.api.routes import Family, Route
+from homed.api.sse import EventStreams
 from homed.api.streaming import Streaming
 from homed.backups import launcher, schedules
 from homed.backups import parts as backup_parts
@@ -33,6 +36,7 @@ from homed.backups.creating import Board
 from homed.bus import connection
 from homed.bus.systemd1 import Units
 from homed.config import Config
+from homed.config.jobs import Jobs as JobsConfig
 from homed.containers import policy
 from homed.containers.capturing import Capturing
 from homed.containers.engine import Engine
@@ -46,10 +50,13 @@ from homed.containers.view import View
 from homed.errors import HomedError
 from homed.events import Events
 from homed.health import Health
-from homed.host import boot
+from homed.host import boot, capacity
 from homed.host.journal import LogSink
 from homed.host.notify import Notifier
 from homed.host.system import System
+from homed.jobs import parts as job_parts
+from homed.jobs.nodes import Facts
+from homed.jobs.runners import local as local_runner
 from homed.metrics import Metrics
 from homed.observation import Observation
 from homed.probes import Probes
@@ -132,6 +139,9 @@ class Daemon:
         self.health.add("updates", lambda: parts.tell(self.updates))
         self.backups = self._backups(config)
         self.health.add("backups", self.backups.tell)
+        self.jobs = self._jobs()
+        self.health.add("jobs", self.jobs.tell)
+        self.event_streams = EventStreams(self.socket_limit, self.metrics.slow_clients.inc, self.keys.holds)
         self.listeners = listeners.Listeners(config.api.connections)
         self.limiter = Limiter(config.api.limits.clients, time.monotonic)
         self.extras = board.Extras()
@@ -159,6 +169,20 @@ class Daemon:
             timers,
             lambda: self._config.backups,
         )
+
+    def _jobs(self) -> job_parts.Parts:
+        async def info() -> Mapping[str, Any]:
+            facts: dict[str, Any] = msgspec.to_builtins(await self.system.info())
+            return facts
+
+        def config() -> JobsConfig:
+            return self._config.jobs
+
+        units = self.bus if self._notifier.under_systemd() else None
+        local = local_runner.choose(units, self._state, self._state / job_parts.UPLOADS, boot.boot_id(), config)
+        facts = Facts(*capacity.read(self._state))
+        board = job_parts.Board(self._state, socket.gethostname(), boot.boot_id(), lambda: facts, info, local)
+        return job_parts.Parts(board, self.store, vault.open_or_closed(self._state), self.events, config)
 
     @property
     def _config(self) -> Config:
@@ -207,6 +231,9 @@ class Daemon:
                     ),
                 ],
             ),
+            *jobs.families(
+                self.jobs, lambda: self._config.jobs, self.event_streams, self.extras, self.health, self._stop
+            ),
         ]  # fmt: skip
         return families
 
@@ -233,6 +260,7 @@ class Daemon:
             log.info("Stopping; containers are left as they are")
             self.listeners.close()
             await self.streaming.close()
+            await self.event_streams.close()
             await runner.cleanup()
             await self._end()
         if self._failure is not None:
@@ -246,6 +274,7 @@ class Daemon:
         await asyncio.to_thread(self.updates.load, self._directory.restored_for)
         await self.capturing.recover()
         await self.backups.load()
+        await self.jobs.load()
         self._settings.guard(lambda config: listeners.check_exposure(config, have_key=bool(self.keys.all())))
         self._settings.guard(lambda config: schedules.check(config.backups.schedules, self._config.backups.schedules))
         self._settings.listen(self._apply)
@@ -254,6 +283,7 @@ class Daemon:
         self.metrics.scraped(self._own_gauges)
         self.metrics.scraped(lambda: parts.gauges(self.updates))
         self.metrics.scraped(self.backups.gauges)
+        self.metrics.scraped(self.jobs.gauges)
         self._tls = certificates.context(self._config.api.tls, self._state)
         self.reconciler.start()
         self._spawn("view", self.view.run())
@@ -264,6 +294,8 @@ class Daemon:
         # Only what serves may call the booted slot good, or judge it.
         self._spawn("updates", self.updates.runner.run())
         self._spawn("backups", self.backups.run(), essential=False)
+        for name, work in self.jobs.works():
+            self._spawn(name, work())
         # A timer that was missed fires at once, and asks what serves by now.
         self._spawn("timers", self.backups.timers.run(), essential=False)
         # What lives as long as the daemon need not be looked at by each collection.
@@ -274,6 +306,7 @@ class Daemon:
     async def _end(self) -> None:
         # Before the services are let go: what stands still for a backup is to go on.
         await self.backups.stop()
+        await self.jobs.stop()
         await self.reconciler.stop()
         for task in self._tasks:
             task.cancel()

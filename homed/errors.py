@@ -47,6 +47,12 @@ class ValidationError(HomedError):
         super().__init__(said, details={"errors": [{"field": e.field, "message": e.message} for e in self.errors]})
 
 
+class InactiveHostError(ValidationError):
+    """Jobs are not sent to a host that is not active."""
+
+    code = "HOST_INACTIVE"
+
+
 class ConfigError(HomedError):
     """The configuration, or a change to it, cannot be taken."""
 

@@ -9,6 +9,7 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import stat
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from homed import atomic
 from homed.errors import SecretError
 
+log = logging.getLogger(__name__)
 FILE: Final = "secret.key"
 CREDENTIAL: Final = "homed.secret.key"
 _SIZE: Final = 32
@@ -29,7 +31,9 @@ _PREFIX: Final = "sealed-1:"
 
 
 class Vault:
-    """`id` tells keys apart, and says nothing of the key."""
+    """`id` tells keys apart, and says nothing of the key; `trouble` why there is none, where there is none."""
+
+    trouble = ""
 
     def __init__(self, key: bytes):
         self.id = hashlib.sha256(b"homed secret key\0" + key).hexdigest()[:16]
@@ -58,6 +62,20 @@ class Vault:
             raise SecretError("the secret is damaged, or of another record: it must be given again") from error
 
 
+class ClosedVault(Vault):
+    """Stands where the key cannot be had: a board that cannot open its secrets does all else."""
+
+    def __init__(self, trouble: str):
+        self.id = ""
+        self.trouble = trouble
+
+    def seal(self, text: str, about: str) -> str:
+        raise SecretError(self.trouble)
+
+    def open(self, sealed: str, about: str) -> str:
+        raise SecretError(self.trouble)
+
+
 def is_sealed(text: str) -> bool:
     return text.startswith(_PREFIX)
 
@@ -75,6 +93,15 @@ def load(state: Path, credentials: Path | None = None) -> Vault:
         return Vault(_own(state / FILE))
     except OSError as error:
         raise SecretError(f"the key that secrets are sealed with cannot be had: {error}") from error
+
+
+def open_or_closed(state: Path) -> Vault:
+    """The same with the unit's credentials, for a start that goes on without: whoever asks is told why. It blocks."""
+    try:
+        return load(state, credentials_directory())
+    except SecretError as error:
+        log.error("%s", error.message)  # noqa: TRY400  its message says all
+        return ClosedVault(error.message)
 
 
 def credentials_directory() -> Path | None:

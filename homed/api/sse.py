@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -38,11 +38,12 @@ def event(kind: str, data: object, id: str = "") -> bytes:
 class _Stream:
     """One client. Its writer's buffer is short: what it does not read waits where it came from."""
 
-    def __init__(self, request: web.Request, principal: Principal, task: asyncio.Task[object]):
+    def __init__(self, request: web.Request, principal: Principal, task: asyncio.Task[object], deadline: float):
         self.request = request
         self.principal = principal
         self.task = task
         self.is_ending = False
+        self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._written_at = self._loop.time()
         assert request.transport is not None
@@ -54,23 +55,22 @@ class _Stream:
         return transport is None or transport.is_closing()
 
     async def write(self, data: bytes) -> None:
-        """TimeoutError where the client reads nothing for half a minute; ConnectionError."""
+        """TimeoutError where the client reads nothing for as long as it may; ConnectionError."""
         writer = self.request.writer
         # It would wait for the client by itself, and for ever, each time that this much was written.
         writer.buffer_size = 0
         await writer.write(data)
         self._written_at = self._loop.time()
         if self.request.transport is not None and self.request.transport.get_write_buffer_size() > _MOST_WAITING:
-            async with asyncio.timeout(_WRITE_DEADLINE):
+            async with asyncio.timeout(self._deadline):
                 await writer.drain()
 
-    async def beat(self) -> None:
-        """A sign of life, where there was none for a while and none is on its way."""
+    async def beat(self, quiet: float) -> None:
+        """A sign of life, where there was none for so many seconds and none is on its way."""
         transport = self.request.transport
         if self.is_gone or transport is None or transport.get_write_buffer_size():
             return
-        # Looked at every few seconds: no silence is longer than a beat.
-        if self._loop.time() - self._written_at >= _BEAT - _LOOK:
+        if self._loop.time() - self._written_at >= quiet:
             with contextlib.suppress(ConnectionError):
                 await self.write(_KEEP_ALIVE)
 
@@ -87,7 +87,8 @@ class _Stream:
 class EventStreams:
     """`followers` bounds how many are open; `dropped` is called for each client that was too slow.
 
-    `holds` says whether a caller may still read: asked every few seconds.
+    `holds` says whether a caller may still read: asked each `look` seconds. A silence is at most `beat` seconds long;
+    a client may read nothing for `deadline` seconds.
     """
 
     def __init__(
@@ -95,7 +96,14 @@ class EventStreams:
         followers: FollowerLimit,
         dropped: Callable[[], None],
         holds: Callable[[Principal], Awaitable[bool]],
+        *,
+        beat: float = _BEAT,
+        look: float = _LOOK,
+        deadline: float = _WRITE_DEADLINE,
     ):
+        self._beat = beat
+        self._look = look
+        self._deadline = deadline
         self._followers = followers
         self._dropped = dropped
         self._holds = holds
@@ -103,16 +111,16 @@ class EventStreams:
         self._keeper: asyncio.Task[None] | None = None
 
     async def serve(
-        self, call: Call, events: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
+        self, call: Call, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
         """Encoded events as they come, until there are no more. BusyError where too many are open."""
         with self._followers:
-            async with aclosing(events) as source:  # type: ignore[type-var]
+            async with aclosing(events) as source:
                 response = web.StreamResponse(headers={**_HEADERS, **(headers or {})})
                 call.request[STREAMED] = True
                 task = asyncio.current_task()
                 assert task is not None
-                stream = _Stream(call.request, call.principal, task)
+                stream = _Stream(call.request, call.principal, task, self._deadline)
                 with self._kept(stream):
                     await self._write(stream, response, source)
                 return response
@@ -127,7 +135,7 @@ class EventStreams:
         for stream in list(self._open):
             stream.abort()
 
-    async def _write(self, stream: _Stream, response: web.StreamResponse, source: AsyncIterator[bytes]) -> None:
+    async def _write(self, stream: _Stream, response: web.StreamResponse, source: AsyncGenerator[bytes, None]) -> None:
         try:
             await response.prepare(stream.request)
             async for data in source:
@@ -170,7 +178,7 @@ class EventStreams:
     async def _keep(self) -> None:
         """See to all of them: signs of life, clients that have gone, keys that were revoked."""
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(self._look)
             held: dict[Principal, bool] = {}
             for stream in list(self._open):
                 if stream.is_gone:
@@ -179,6 +187,7 @@ class EventStreams:
                 if stream.principal not in held:
                     held[stream.principal] = await self._holds(stream.principal)
                 if held[stream.principal]:
-                    await stream.beat()
+                    # Nothing is looked at between two looks.
+                    await stream.beat(self._beat - self._look)
                 else:
                     stream.end()

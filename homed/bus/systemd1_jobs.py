@@ -1,6 +1,8 @@
 """systemd's transient units: started, followed to their end, ended and let go, with few messages for each."""
 
+import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ _PASSING = frozenset(
     for name in ("NoReply", "Disconnected", "ServiceUnknown", "NameHasNoOwner", "Timeout", "TimedOut", "LimitsExceeded")
 ) | {f"{_NAME}.{name}" for name in ("ShuttingDown", "TransactionIsDestructive")}
 _PATIENCE = 60.0
+_AT_ONCE = 64
 
 Value = str | bool | int | Sequence[str] | tuple[bool, Sequence[str]]
 # Of each property the type that systemd has for it.
@@ -38,7 +41,7 @@ _TYPES = {
     ),
     **dict.fromkeys(
         (
-            "RemainAfterExit", "DynamicUser", "PrivateTmp", "PrivateNetwork", "PrivateDevices", "PrivateIPC",
+            "RemainAfterExit", "IgnoreSIGPIPE", "DynamicUser", "PrivateTmp", "PrivateNetwork", "PrivateDevices", "PrivateIPC",
             "NoNewPrivileges", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs",
             "ProtectControlGroups", "ProtectClock", "ProtectHostname", "RestrictSUIDSGID", "RestrictRealtime",
             "LockPersonality", "MemoryDenyWriteExecute", "SendSIGKILL",
@@ -52,20 +55,23 @@ _TYPES = {
         ),
         "t",
     ),
-    **dict.fromkeys(("Nice", "OOMScoreAdjust"), "i"),
+    **dict.fromkeys(("Nice", "OOMScoreAdjust", "SystemCallErrorNumber"), "i"),
     "UMask": "u",
-    **dict.fromkeys(("Environment", "Before", "SystemCallArchitectures", "ReadWritePaths", "InaccessiblePaths"), "as"),
+    **dict.fromkeys(("Environment", "UnsetEnvironment", "Before", "SystemCallArchitectures"), "as"),
     **dict.fromkeys(("SystemCallFilter", "RestrictAddressFamilies"), "(bas)"),
 }  # fmt: skip
 
 
 class Program(NamedTuple):
-    """What a unit runs, its settings by systemd's names, and what is put before its eyes, read-only: (from, to)."""
+    """What a unit runs, and its settings by systemd's names. `shown` are files that it sees, read-only, elsewhere than
+    they are: (from, to); `hidden` folders that it sees empty; `denied` system calls, of those that are allowed.
+    """
 
     argv: Sequence[str]
     settings: Mapping[str, Value]
     shown: Sequence[tuple[str, str]] = ()
     hidden: Sequence[str] = ()
+    denied: Sequence[str] = ()
 
 
 class Main(NamedTuple):
@@ -77,6 +83,10 @@ class Main(NamedTuple):
     code: int
     status: int
     result: str
+
+    @property
+    def succeeded(self) -> bool:
+        return self.code == 1 and self.status == 0 and self.result == "success"
 
 
 class Standing(NamedTuple):
@@ -99,15 +109,19 @@ Told = Callable[[Main | None], None]
 
 
 class TransientUnits:
-    """CallError where systemd refuses; BusUnavailableError where it cannot be asked now, or whether it heard is unknown.
+    """To be made before the bus runs. CallError where systemd refuses; BusUnavailableError where it cannot be asked
+    now, or nobody knows whether it heard.
 
-    To be made before the bus runs. Of a unit that is followed it is told what becomes of its main process, and (None)
-    that something may have been missed, as after the bus was away.
+    Who follows a unit is told what becomes of its main process, and (None) that something may have been missed, as
+    after the bus was away.
     """
 
     def __init__(self, bus: Bus):
         self._bus = bus
         self._followed: dict[str, Told] = {}
+        self._held: Counter[str] = Counter()
+        # A bus lets each wait for so many answers (128), and homed asks other things too.
+        self._asking = asyncio.Semaphore(_AT_ONCE)
         bus.watch(_NAME, self._heard, self._owned, _RULE)
 
     @contextmanager
@@ -124,21 +138,14 @@ class TransientUnits:
         """Returns when it is queued to be started. It is held until `release`, or until homed is gone and it has ended
         well. UnitExistsError.
         """
-        properties = [[key, _variant(key, value)] for key, value in program.settings.items()]
-        command = [program.argv[0], list(program.argv), ["no-env-expand"]]
-        properties.append(["ExecStartEx", Variant("a(sasas)", [command])])
         # Held for us: systemd tells those who hold a unit of it, and so needs to tell nobody of all others.
-        properties.append(["AddRef", Variant("b", True)])
-        if program.shown:
-            shown = [[source, target, False, 0] for source, target in program.shown]
-            properties.append(["BindReadOnlyPaths", Variant("a(ssbt)", shown)])
-        if program.hidden:
-            hidden = [[path, "ro,mode=0755"] for path in program.hidden]
-            properties.append(["TemporaryFileSystem", Variant("a(ss)", hidden)])
+        properties = [*_properties(program), ["AddRef", Variant("b", True)]]
+        self._held[name] += 1
         await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", properties, [])
 
     async def hold(self, name: str) -> None:
         """Hold one that an earlier homed has started, so that it is told of it."""
+        self._held[name] += 1
         await self._call("RefUnit", "s", name)
 
     async def stop(self, name: str) -> None:
@@ -149,11 +156,16 @@ class TransientUnits:
             if error.name != _NO_SUCH_UNIT:
                 raise
 
-    def release(self, name: str) -> None:
-        """Let it go, whichever way it has ended, and end what it has left running. Nobody waits for this."""
-        self._bus.tell(_MANAGER, "UnrefUnit", "s", name)
-        self._bus.tell(_MANAGER, "StopUnit", "ss", name, "replace")
-        self._bus.tell(_MANAGER, "ResetFailedUnit", "s", name)
+    def release(self, name: str, *, failed: bool | None) -> None:
+        """Let it go, whichever way it has ended (None: nobody knows), and end what it has left running. Nobody waits
+        for this.
+        """
+        for _ in range(self._held.pop(name, 0)):
+            self._bus.tell(_MANAGER, "UnrefUnit", "s", name)
+        if not failed:
+            self._bus.tell(_MANAGER, "StopUnit", "ss", name, "replace")
+        if failed or failed is None:
+            self._bus.tell(_MANAGER, "ResetFailedUnit", "s", name)
 
     async def standings(self, pattern: str) -> dict[str, Standing]:
         """Those units that systemd has, by name."""
@@ -170,13 +182,30 @@ class TransientUnits:
         """Whether its program ever ran, and not only what systemd does before it."""
         return bool(await self._property(name, _UNIT, "ActiveEnterTimestampMonotonic"))
 
+    async def lasted(self, name: str) -> float:
+        """Seconds that the main process of an ended unit ran."""
+        first, last = [
+            await self._property(name, _SERVICE, f"ExecMain{moment}TimestampMonotonic") for moment in ("Start", "Exit")
+        ]
+        return max(0.0, (int(last) - int(first)) / 1e6)
+
     async def _property(self, name: str, interface: str, key: str) -> Any:
-        peer = Peer(_NAME, _path(name), _PROPERTIES)
-        (value,) = await _asked(self._bus, peer, "Get", "ss", interface, key)
+        (value,) = await self._asked(Peer(_NAME, _path(name), _PROPERTIES), "Get", "ss", interface, key)
         return value
 
     async def _call(self, member: str, signature: str, *body: object) -> list[Any]:
-        return await _asked(self._bus, _MANAGER, member, signature, *body)
+        return await self._asked(_MANAGER, member, signature, *body)
+
+    async def _asked(self, peer: Peer, member: str, signature: str, *body: object) -> list[Any]:
+        async with self._asking:
+            try:
+                return await self._bus.call(peer, member, signature, *body, deadline=_PATIENCE)
+            except CallError as error:
+                if error.name in _PASSING:
+                    raise BusUnavailableError(f"systemd cannot be asked now: {error.message}") from error
+                if error.name == _EXISTS:
+                    raise UnitExistsError(error.name, error.message) from error
+                raise
 
     def _heard(self, signal: Signal) -> None:
         told = self._followed.get(signal.path)
@@ -192,22 +221,26 @@ class TransientUnits:
                 told(None)
 
 
-async def _asked(bus: Bus, peer: Peer, member: str, signature: str, *body: object) -> list[Any]:
-    try:
-        return await bus.call(peer, member, signature, *body, deadline=_PATIENCE)
-    except CallError as error:
-        if error.name in _PASSING:
-            raise BusUnavailableError(f"systemd cannot be asked now: {error.message}") from error
-        if error.name == _EXISTS:
-            raise UnitExistsError(error.name, error.message) from error
-        raise
-
-
 def _main(changed: Mapping[str, Any]) -> Main | None:
     try:
         return Main(changed["MainPID"], changed["ExecMainCode"], changed["ExecMainStatus"], changed["Result"])
     except KeyError:
         return None  # something else has changed
+
+
+def _properties(program: Program) -> list[list[object]]:
+    properties: list[list[object]] = [[key, _variant(key, value)] for key, value in program.settings.items()]
+    command = [program.argv[0], list(program.argv), ["no-env-expand"]]
+    properties.append(["ExecStartEx", Variant("a(sasas)", [command])])
+    if program.shown:
+        shown = [[source, target, False, 0] for source, target in program.shown]
+        properties.append(["BindReadOnlyPaths", Variant("a(ssbt)", shown)])
+    if program.hidden:
+        hidden = [[path, "ro,mode=0755"] for path in program.hidden]
+        properties.append(["TemporaryFileSystem", Variant("a(ss)", hidden)])
+    if program.denied:
+        properties.append(["SystemCallFilter", Variant("(bas)", [False, list(program.denied)])])
+    return properties
 
 
 def _variant(key: str, value: Value) -> Variant:

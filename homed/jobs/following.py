@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -36,6 +36,12 @@ class Place(NamedTuple):
     @property
     def complete(self) -> bool:
         return self.told > _COMPLETE
+
+    @property
+    def state(self) -> State | None:
+        """The one that was told last."""
+        number = self.told % _COMPLETE
+        return _STATES[number - 1] if number else None
 
 
 class Item(NamedTuple):
@@ -143,7 +149,7 @@ class Following:
         self._outputs = outputs
         self._feeds: dict[str, _Feed] = {}
 
-    async def follow(self, id: str, last_event_id: str = "") -> AsyncIterator[Item]:
+    async def follow(self, id: str, last_event_id: str = "") -> AsyncGenerator[Item, None]:
         """From where an event of that id was, else from the state that it is in and the beginning of its attempt's
         output; to its end. States that pass quickly may be passed over. NotFoundError, JobError.
         """

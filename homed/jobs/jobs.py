@@ -6,14 +6,14 @@ import json
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
 import msgspec
 
 from homed.clock import now
 from homed.config.jobs import Jobs as Config
-from homed.errors import FieldError, ForbiddenError, JobConflictError, JobLimitError, ValidationError
+from homed.errors import FieldError, ForbiddenError, InactiveHostError, JobConflictError, JobLimitError, ValidationError
 from homed.jobs import placement
 from homed.jobs.claims import Claims
 from homed.jobs.following import Following, Item
@@ -34,10 +34,17 @@ _RETRIED = frozenset({State.FAILED, State.TIMED_OUT, State.CANCELLED})
 LOCAL_HOST = "local"
 
 
-class Hosts(Protocol):
-    """What a job must know of the hosts: NotFoundError (HOST_NOT_FOUND), ValidationError (HOST_INACTIVE)."""
+class Host(Protocol):
+    @property
+    def is_active(self) -> bool: ...
 
-    def require_active(self, id: str) -> object: ...
+
+class Hosts(Protocol):
+    """What a job must know of the hosts."""
+
+    def get(self, id: str) -> Host:
+        """NotFoundError (HOST_NOT_FOUND)."""
+        ...
 
 
 class Jobs:
@@ -64,12 +71,12 @@ class Jobs:
 
     async def submit(self, new: NewJob) -> Job:
         """Durable when it returns. A second one with the same key is the first. ForbiddenError (JOBS_DISABLED),
-        ValidationError, JobLimitError (QUEUE_FULL), NotFoundError (HOST_NOT_FOUND), JobConflictError (KEY_REUSED).
+        ValidationError, JobLimitError (QUEUE_FULL), NotFoundError (HOST_NOT_FOUND), InactiveHostError, JobConflictError
+        (KEY_REUSED).
         """
         config = self._config()
         new = checked(new, config)
-        if new.host is not None:
-            self._hosts.require_active(new.host)
+        self._require_active(new.host)
         if len(self._scheduler.queue) >= config.queue:
             raise JobLimitError(f"{config.queue} jobs wait already: see jobs.queue")
         at = now()
@@ -104,6 +111,10 @@ class Jobs:
             raise JobConflictError("this key was given with another job", code="KEY_REUSED")
         return first
 
+    def _require_active(self, host: str | None) -> None:
+        if host is not None and not self._hosts.get(host).is_active:
+            raise InactiveHostError([FieldError("server_id", "is a host that is not active")])
+
     async def get(self, id: str) -> Job:
         """NotFoundError (JOB_NOT_FOUND)."""
         return await self._ledger.get(id)
@@ -132,8 +143,7 @@ class Jobs:
             return advance(job, State.QUEUED, now(), deadline=None)
 
         job = await self._ledger.get(id)
-        if job.host is not None:
-            self._hosts.require_active(job.host)
+        self._require_active(job.host)
         job = await self._ledger.change(id, decide)
         self._scheduler.enqueue(job)
         return job
@@ -167,7 +177,7 @@ class Jobs:
         """Of its last attempt."""
         return self.outputs.find(job.id, job.attempt) if job.attempt else None
 
-    def follow(self, id: str, last_event_id: str = "") -> AsyncIterator[Item]:
+    def follow(self, id: str, last_event_id: str = "") -> AsyncGenerator[Item, None]:
         """Its states and its output, while they come. NotFoundError (JOB_NOT_FOUND) with the first."""
         return self._following.follow(id, last_event_id)
 

@@ -68,7 +68,9 @@ def launch(job: Job, place: Place, config: Config) -> Launch:
             # The name alone: what an address leads to lies among the uploads, or nowhere.
             archive = place.uploads / (Path(job.work.url).name or "none")
             limits = (str(config.workers.unpacked_limit), str(config.workers.members))
-            made = bare._replace(argv=_inside("archive", *limits, job.work.command), stdin=archive)
+            # A page's form ends lines as the network does.
+            lines = job.work.command.replace("\r\n", "\n")
+            made = bare._replace(argv=_inside("archive", *limits, lines), stdin=archive)
         case Task():
             made = _task(job.work, bare, place)
         case _:

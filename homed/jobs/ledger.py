@@ -50,11 +50,13 @@ class Ledger:
         self._index = index
         self._entries: dict[str, Entry] = {}
 
-    async def load(self) -> None:
-        """Read every record. One that cannot be read is left where it is, and said so."""
+    async def load(self) -> set[str]:
+        """Read every record; returns the ids. One that cannot be read is left where it is, and said so."""
+        known: set[str] = set()
         after = ""
         while page := await self._store.list(BUCKET, after=after, limit=_PAGE):
             for record in page:
+                known.add(record.key)
                 try:
                     job = records.decode(record.value)
                 except ValueError as error:
@@ -65,6 +67,7 @@ class Ledger:
                     self._entries[job.id] = Entry(job, record.revision)
             after = page[-1].key
             await asyncio.sleep(0)
+        return known
 
     def active(self) -> list[Job]:
         """Those that have not ended."""

@@ -40,7 +40,7 @@ _COLUMNS = (
 _INDEXES = (
     *((sort, "id", "origin", "state") for sort in ("created_at", "started_at", "finished_at", "updated_at")),
     ("priority", "id", "origin", "state"),
-    ("origin", "state", "priority", "duration"),
+    ("origin", "state", "priority", "duration", "kind", "task_type", "host", "node"),
 )
 
 

@@ -1,10 +1,9 @@
 """Builds the parts of jobs, of what the daemon gives; what is done at its start, and what it tells of them."""
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from homed.jobs.pem import PemFiles
 from homed.jobs.placement import BUILTIN, LOCAL, SSH
 from homed.jobs.ports import Runner
 from homed.jobs.records import Job, State
+from homed.jobs.reports import Reports
 from homed.jobs.scheduler import Scheduler
 from homed.jobs.ssh.check import Checks
 from homed.jobs.ssh.connections import Connections
@@ -35,7 +35,7 @@ from homed.vault import Vault
 
 log = logging.getLogger(__name__)
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
-Work = tuple[str, Callable[[], Awaitable[None]]]
+Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 FOLDER, UPLOADS = "jobs", "uploads"
 
 
@@ -46,33 +46,33 @@ class Board(NamedTuple):
 
     state: Path
     name: str
+    boot: str
     facts: Callable[[], Facts]
     info: Callable[[], Awaitable[Mapping[str, Any]]]
-    local: Callable[[Path], Runner]
+    local: Runner
 
 
 class Parts:
     """`load` at the start, what `works` gives while homed runs, `stop` at its end."""
 
     def __init__(self, board: Board, store: Store, vault: Vault, events: Events, config: Callable[[], Config]):
-        self._events = events
+        self._vault = vault
         self.ended: Counter[tuple[str, str]] = Counter()
         self.listing = JobListing()
         self.outputs = Outputs(board.state / FOLDER, lambda: config().output_limit)
         self.ledger = Ledger(store, events, self.listing)
         self.nodes = Nodes(board.name, board.facts, config)
-        self.hosts = Hosts(store, vault)
         self.pem_files = PemFiles(store, vault)
+        self.hosts = Hosts(store, vault, self.pem_files)
         self.connections = Connections(self.hosts, lambda: config().ssh)
-        self.checks = Checks(self.connections)
+        self.checks = Checks(self.hosts, self.connections)
         self.builtin = Builtin(board.info, lambda: config().http)
-        self.local = board.local(board.state)
         runners: dict[str, Runner] = {
-            LOCAL: self.local,
-            SSH: SshRunner(self.hosts, self.connections),
+            LOCAL: board.local,
+            SSH: SshRunner(self.connections),
             BUILTIN: self.builtin,
         }
-        self.scheduler = Scheduler(self.ledger, self.nodes, runners, self.outputs, config, self._note)
+        self.scheduler = Scheduler(self.ledger, self.nodes, runners, self.outputs, config, self._note, board.boot)
         self.claims = Claims(self.ledger, self.scheduler, self.outputs, config)
         self.keeping = Keeping(self.ledger, self.listing, self.outputs, config)
         self.jobs = Jobs(
@@ -80,7 +80,7 @@ class Parts:
         )
         self.uploads = Uploads(board.state / UPLOADS, lambda: config().workers)
         self.workers = Workers(store, self.jobs, events, lambda: config().workers)
-        self._unwritten = False
+        self.reports = Reports(self.jobs, self.workers)
 
     def _note(self, job: Job) -> None:
         self.ended[job.kind, str(job.state)] += 1
@@ -89,8 +89,13 @@ class Parts:
 
     async def load(self) -> None:
         """Read what there is. What an earlier homed has left running is taken up by `works`."""
+        await self.listing.open()
         await self.hosts.load()
-        await self.ledger.load()
+        known = await self.ledger.load()
+        # What a killed homed had forgotten, and not removed yet. Before there are new ones.
+        gone = await asyncio.to_thread(self.outputs.sweep, known.__contains__)
+        if gone:
+            log.info("Removed the output of %d jobs that nothing is known of", len(gone))
         await self.workers.load()
 
     def works(self) -> Sequence[Work]:
@@ -118,12 +123,13 @@ class Parts:
         await self.scheduler.stop()
         await self.connections.close()
         await self.builtin.close()
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(self.outputs.close)
-        await asyncio.to_thread(self.listing.close)
+        self.outputs.close()
+        await self.listing.close()
 
     def tell(self) -> Component:
         """For /health."""
+        if self._vault.trouble:
+            return Component(Level.DEGRADED, self._vault.trouble, needed=False)
         return Component(Level.HEALTHY, needed=False)
 
     def gauges(self) -> list[Gauge]:

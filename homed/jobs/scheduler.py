@@ -28,7 +28,9 @@ _PATIENCE = 15.0
 
 
 class Scheduler:
-    """`runners` by what they are needed for (`placement.need`). `ended` is called with each job that has ended."""
+    """`runners` by what they are needed for (`placement.need`). `ended` is called with each job that has ended;
+    `boot` names this boot.
+    """
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Scheduler:
         outputs: Outputs,
         config: Callable[[], Config],
         ended: Callable[[Job], None],
+        boot: str,
     ):
         self._ledger = ledger
         self._nodes = nodes
@@ -45,6 +48,8 @@ class Scheduler:
         self._outputs = outputs
         self._config = config
         self._ended = ended
+        # Written down with the assignment: after a restart it tells whether what is not there can have begun.
+        self._handle = Handle(runner="", boot=boot)
         self.queue = Queue()
         self.progress: dict[str, float] = {}
         self._running: Counter[str | None] = Counter()  # sessions by host
@@ -202,7 +207,7 @@ class Scheduler:
     def _assign(self, job: Job, revision: int) -> Job:
         if job.state is not State.QUEUED:
             return job
-        return advance(job, State.ASSIGNED, now(), node=self._nodes.own, token=revision)
+        return advance(job, State.ASSIGNED, now(), node=self._nodes.own, token=revision, handle=self._handle)
 
     async def _attempt(self, runner: Runner, job: Job, *, resumed: bool) -> Result | None:
         """What came of it; None where it never began."""
@@ -217,12 +222,13 @@ class Scheduler:
             self.limit(job)
         if job.asked_to_end is not None:
             self._act(self._kill(job))
+        result: Result | None
         try:
             result = await (runner.resume(attempt) if resumed else runner.run(attempt))
         except HomedError as error:
             result = Result(code=error.code, error=error.message)
-        finally:
-            await output.finish()
+        # Not where homed is stopping: then more may come.
+        await output.finish()
         return result
 
     async def _started(self, id: str, token: int, handle: Handle) -> None:

@@ -14,6 +14,8 @@ from homed.store.grouping import Group
 Scalar = str | int | float | None
 Row = tuple[Scalar, ...]
 _MEMORY = 64 << 20
+# Up to so many rows are found by what is asked of them, and then sorted; more are looked for in their order.
+_FEW = 1000
 # SQLite takes at least so many parameters in one statement in every version.
 _MOST_PARAMETERS = 900
 
@@ -55,7 +57,8 @@ Condition = Equals | In | Range | Contains
 
 
 class Listing:
-    """Rows of `columns`, of which the first is the key. `indexes` are the columns of each; sorts need one to be quick.
+    """Rows of `columns`, of which the first is the key. `indexes` are the columns of each; what is sorted by needs one
+    that begins with it, and then the key, to be quick.
 
     Open it with `await open()`, end with `await close()`. Reads see every change that was asked for before.
     """
@@ -65,9 +68,11 @@ class Listing:
         self._key = columns[0].name
         self._folded = [i for i, column in enumerate(columns) if column.folded]
         self._indexes = indexes
-        names = [column.name for column in columns]
+        # SQLite would rather find by what is equal and sort all that, than look in the order that is wanted.
+        self._sorted_by = {names[0]: f" INDEXED BY index{i}" for i, names in enumerate(indexes)}
+        self._names = names = [column.name for column in columns]
         marks, changes = ", ".join("?" * len(names)), ", ".join(f"{name} = excluded.{name}" for name in names[1:])
-        self._put = f"INSERT INTO rows VALUES ({marks}) ON CONFLICT ({self._key}) DO UPDATE SET {changes}"
+        self._put = f"INSERT INTO rows VALUES ({marks}) ON CONFLICT ({self._key}) DO UPDATE SET {changes}"  # noqa: S608
         self._drop = f"DELETE FROM rows WHERE {self._key} = ?"  # noqa: S608
         self._group = Group(
             "listing", lambda error: StoreError(f"lists: {error}"), lambda: StoreError("the lists are closed")
@@ -103,7 +108,8 @@ class Listing:
             total: int = connection.execute(f"SELECT count(*) FROM rows{clause}", values).fetchone()[0]  # noqa: S608
             if offset >= total:
                 return [], total
-            query = f"SELECT {self._key} FROM rows{clause}{order} LIMIT ? OFFSET ?"  # noqa: S608
+            index = self._sorted_by.get(sort, "") if total > _FEW else ""
+            query = f"SELECT {self._key} FROM rows{index}{clause}{order} LIMIT ? OFFSET ?"  # noqa: S608
             return [row[0] for row in connection.execute(query, (*values, limit, offset))], total
 
         return await self._group.read(read)
@@ -131,6 +137,8 @@ class Listing:
         return await self._group.read(lambda c: tuple(c.execute(query, values).fetchone()))
 
     def _order(self, sort: str, descending: bool) -> str:
+        if sort not in self._names:
+            raise ValueError(f"{sort} is no column")
         way = "DESC" if descending else "ASC"
         return f" ORDER BY {sort} {way}" + (f", {self._key} {way}" if sort != self._key else "")
 

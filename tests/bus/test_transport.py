@@ -250,3 +250,26 @@ async def test_whatever_it_says_homed_goes_on(path: Path, said: bytes, authentic
 
     async with FakeBus(path, serve) as fake, Running(Bus(fake.address)):
         await eventually("two tries", lambda: fake.count >= 2)
+
+
+async def test_what_the_socket_does_not_take_at_once_is_sent_when_it_does(path: Path) -> None:
+    """The bus's end reads nothing until all was said: far more than the socket holds."""
+    reading = asyncio.Event()
+    received = bytearray()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await authenticated(reader, writer)
+        writer.write(hello())
+        await reading.wait()
+        while piece := await reader.read(1 << 16):
+            received.extend(piece)
+
+    async with FakeBus(path, slow) as fake:
+        bus = Transport(fake.address)
+        await bus.connect()
+        sent = [bus.send(Message("a.b", "/c", "d.e", "F", signature="s", body=["x" * 50_000])) for _ in range(100)]
+        await asyncio.sleep(0)
+        reading.set()
+        await asyncio.gather(*sent)
+        await eventually("all of it", lambda: received.count(b"x" * 50_000) == 100)
+        bus.close()

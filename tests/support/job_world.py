@@ -103,7 +103,7 @@ class World:
         self.nodes = Nodes("board", lambda: Facts("linux", 4, 8.0, 64.0, False), lambda: self.config)
         runners = {"local": self.runner, "ssh": self.runner, "builtin": self.runner}
         self.scheduler = Scheduler(
-            self.ledger, self.nodes, runners, self.outputs, lambda: self.config, self.ended.append
+            self.ledger, self.nodes, runners, self.outputs, lambda: self.config, self.ended.append, "boot"
         )
         self.claims = Claims(self.ledger, self.scheduler, self.outputs, lambda: self.config)
 

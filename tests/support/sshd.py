@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,11 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.wait import until
 
 _DEADLINE = 30
+
+
+ACCOUNT, PASSWORD = "homed-guest", "correct horse"
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,20 @@ class Sshd:
     public: str
     key: str
     log: Path
+    pid: int
+
+    @property
+    def logins(self) -> int:
+        return len(re.findall("Accepted [a-z-]+ for ", self.log.read_text()))
+
+    def kill_sessions(self, *, listener: bool = False) -> None:
+        """As a host that fails: whoever is logged in has no sshd any more, and nobody gets in where the `listener` is
+        killed too. What they run goes on.
+        """
+        main = psutil.Process(self.pid)
+        theirs = [process for process in main.children(recursive=True) if process.name() == "sshd"]
+        for process in ([main] if listener else []) + theirs:
+            process.kill()
 
     def known_hosts(self, port: int) -> str:
         """As a port of the loopback knows it: its own, or that of a proxy before it."""
@@ -40,24 +59,47 @@ def keypair(folder: Path, name: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def sshd(folder: Path, *, shell: bool = True) -> Iterator[Sshd]:
-    """Without a `shell` it serves SFTP alone, as storage that is rented does."""
+def sshd(
+    folder: Path, *, shell: bool = True, passwords: bool = False, port: int = 0, lines: str = ""
+) -> Iterator[Sshd]:
+    """Without a `shell` it serves SFTP alone, as storage that is rented does. With `passwords` it knows an account more
+    than the machine, ACCOUNT with PASSWORD. `lines` go before all others of its configuration.
+    """
     _, public = keypair(folder, "host")
     key, authorized = keypair(folder, "client")
     (folder / "authorized").write_text(authorized + "\n")
-    port = _free_port()
+    port = port or _free_port()
     config, log = folder / "config", folder / "log"
-    config.write_text(_config(folder, port) + ("" if shell else "ForceCommand internal-sftp\n"))
+    more = f"{lines}\n" + ("PasswordAuthentication yes\n" if passwords else "")
+    config.write_text(more + _config(folder, port) + ("" if shell else "ForceCommand internal-sftp\n"))
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    command = [_program(), "-D", "-e", "-f", str(config)]
     with log.open("wb") as out:
-        process = subprocess.Popen([_program(), "-D", "-e", "-f", str(config)], stdout=out, stderr=out)
+        process = subprocess.Popen([*_with_account(folder), *command] if passwords else command, stdout=out, stderr=out)
     try:
         until("sshd's port", lambda: _listens(port, process, log), deadline=_DEADLINE)
-        yield Sshd(port, getpass.getuser(), public, key, log)
+        yield Sshd(port, getpass.getuser(), public, key, log, process.pid)
     finally:
         process.terminate()
         process.wait(_DEADLINE)
+
+
+def _with_account(folder: Path) -> list[str]:
+    """What a command begins with to see an account that the machine has not: in a mount namespace of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("an account of its own needs root")
+    crypted = subprocess.run(
+        ["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    for name, line in (
+        ("passwd", f"{ACCOUNT}:x:64123:65534::/tmp:/bin/sh\n"),
+        ("shadow", f"{ACCOUNT}:{crypted}:19000:0:99999:7:::\n"),
+    ):
+        (folder / name).write_text(Path("/etc", name).read_text() + line)
+        (folder / name).chmod(0o644 if name == "passwd" else 0o600)
+    binds = "; ".join(f"mount --bind '{folder}/{name}' /etc/{name}" for name in ("passwd", "shadow"))
+    return ["unshare", "--mount", "sh", "-ec", f'{binds}; exec "$@"', "sh"]
 
 
 def _config(folder: Path, port: int) -> str:

@@ -66,12 +66,14 @@ class Files:
                 self._load()
 
     def reopen(self) -> None:
-        """More may come although it was finished."""
+        """More may come, also where it was finished; what came while nobody looked has its place before that."""
         self.load()
         with self._lock:
             self._head = self._head._replace(finished=False)
             if self._written is not None and self._written.finished:
                 self._write_head()
+            self._cut(self._look())
+            self._arrange(final=False)
 
     def look(self) -> bool:
         """Put in order what has come, and cut what is too much. Whether the files have grown."""
@@ -96,10 +98,10 @@ class Files:
             size = self._look()[stream]
             room = max(0, self._limit() - size)
             kept = self._write(stream, data[:room]) if room else 0
-            self._sizes[stream] = size + kept
             if kept < len(data):
                 self._drop(stream, len(data) - kept)
             if self._order.runs < _MOST_RUNS:
+                self._sizes[stream] = size + kept
                 self._arrange(final=False)
 
     def finish(self) -> None:

@@ -1,7 +1,7 @@
 """The output of one attempt: written or watched, read, and followed by any number at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from homed.errors import JobError
 from homed.jobs.output import text
 from homed.jobs.output.files import Files
-from homed.jobs.output.order import Stream
+from homed.jobs.output.order import Run, Stream
 from homed.jobs.output.signals import Signal
 
 PIECE = 16 * 1024
@@ -110,24 +110,35 @@ class Output:
 
     def combined(self, start: int = 0, most: int = _ALL) -> str:
         """Blocking. Both streams in order, from a position on, about `most` bytes."""
-        return "".join(self._combined(start, most))
+        return "".join(self.texts(start, most))
 
-    def _combined(self, start: int, most: int) -> Iterator[str]:
+    def texts(self, start: int = 0, most: int = _ALL) -> Iterator[str]:
+        """Blocking. The same, in pieces that are not large."""
         self.files.load()
         left = most
+        is_inside = start > 0
         while left > 0 and (found := self.files.piece(start, min(left, _CHUNK))) is not None:
             run, data = found
-            yield text.decode(data)
+            yield text.decode(data[text.began_before(data) :] if is_inside else data)
+            is_inside = False
             start += run.length
             left -= run.length
-        for run in self.files.rest():
-            if left > 0 and run.length > 0:
-                yield text.decode(self.files.read(run.stream, run.start, min(left, run.length)))
-                left -= run.length
+        for rest in self.files.rest():
+            part = rest._replace(length=min(left, rest.length))
+            left -= max(0, part.length)
+            yield from self._rest(part)
         if left > 0:
             yield from (mark for _, mark in self._marks())
 
-    async def follow(self, position: int = 0) -> AsyncIterator[Piece]:
+    def _rest(self, run: Run) -> Iterator[str]:
+        at, end = run.start, run.start + run.length
+        while at < end and (data := self.files.read(run.stream, at, min(_CHUNK, end - at))):
+            if at + len(data) < end:
+                data = data[: len(data) - text.incomplete(data)]
+            at += len(data)
+            yield text.decode(data)
+
+    async def follow(self, position: int = 0) -> AsyncGenerator[Piece, None]:
         """What comes, from a position on, until it is finished. Who is slow holds up nobody, and misses nothing."""
         await self.load()
         changed = Signal()

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 _THREADS = 4
 _OFTEN = 0.05
 _SELDOM = 0.5
+_YOUNG = 1.0
 _MODE = 0o700
 
 
@@ -37,6 +39,7 @@ class Outputs:
         self._active: dict[tuple[str, int], Output] = {}
         self._watched: set[Output] = set()
         self._grown: set[Output] = set()
+        self._young: dict[tuple[str, int], float] = {}
         self._woken = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -47,6 +50,7 @@ class Outputs:
         with self._lock:
             output = self._known.get((id, attempt)) or self._open(id, attempt, fresh=fresh)
             self._active[id, attempt] = output
+            self._young[id, attempt] = time.monotonic() + _YOUNG
         output.files.make()
         if not fresh:
             output.files.reopen()
@@ -90,7 +94,9 @@ class Outputs:
         return total
 
     async def run(self) -> None:
-        """See what jobs write: soon where somebody follows, or much comes; else each half second."""
+        """See what jobs write: soon where one is new, or writes, or is followed; else each half second. What comes
+        between two looks may be more than is kept, until it is cut.
+        """
         self._loop = asyncio.get_running_loop()
         seldom = 0.0
         while True:
@@ -98,12 +104,12 @@ class Outputs:
             if not self._active and not self._watched:
                 await self._woken.wait()
             at = self._loop.time()
-            due = {output for output in self._watched | self._grown if not output.finished}
+            due = {output for output in (*self._watched, *self._grown, *self._infants()) if not output.finished}
             if at >= seldom:
                 seldom = at + _SELDOM
                 due.update(self._active.values())
             await self._look(list(due))
-            quick = bool(self._watched or self._grown)
+            quick = bool(self._watched or self._grown or self._young)
             await self._pause(_OFTEN if quick else max(_OFTEN, seldom - self._loop.time()))
 
     def close(self) -> None:
@@ -120,6 +126,13 @@ class Outputs:
             if has_grown:
                 self._grown.add(output)
                 await output.tell(output.end if position is None else position)
+
+    def _infants(self) -> list[Output]:
+        """Those that were made just now: they begin with much, or end soon."""
+        at = time.monotonic()
+        with self._lock:
+            self._young = {key: until for key, until in self._young.items() if until > at and key in self._active}
+            return [self._active[key] for key in self._young]
 
     async def _pause(self, seconds: float) -> None:
         """Shorter where something new wants to be watched."""

@@ -1,5 +1,6 @@
 """What a job's unit may do: a pure function of the job, of what is to be run, and of the configuration."""
 
+import errno
 from pathlib import Path
 
 from homed.bus.systemd1_jobs import Program, Value
@@ -14,8 +15,8 @@ SLICE = "homed-jobs.slice"
 _GRACE_US = 1_500_000
 _SECOND_US = 1_000_000
 # On disk, and with PrivateTmp= a folder that is made for the unit and removed after it; /tmp may be memory.
-_HOME = Path("/var/tmp")
-_FILES = Path("/tmp/homed-job")
+_HOME = Path("/var/tmp")  # noqa: S108
+_FILES = Path("/tmp/homed-job")  # noqa: S108
 _EVALUATION_MEMORY = 512 << 20
 _EVALUATION_TASKS = 16
 
@@ -34,7 +35,9 @@ def program(job: Job, launch: Launch, output: Output, config: Config) -> Program
     """The unit's settings, by systemd's names."""
     settings = _running(job, launch, output) | _limits(job, config)
     if _evaluates(job):
-        return Program(launch.argv, settings | _unprivileged("") | _EVALUATION, hidden=_HIDDEN)
+        memory = min(config.limits.memory or _EVALUATION_MEMORY, _EVALUATION_MEMORY)
+        settings |= _unprivileged("") | _EVALUATION | {"MemoryMax": memory, "MemorySwapMax": 0}
+        return Program(launch.argv, settings, hidden=_HIDDEN, denied=_DENIED)
     settings |= _SUPERUSER if launch.user == "root" else _unprivileged(launch.user)
     if config.private_network:
         settings["PrivateNetwork"] = True
@@ -49,7 +52,7 @@ def _evaluates(job: Job) -> bool:
 def _running(job: Job, launch: Launch, output: Output) -> dict[str, Value]:
     settings: dict[str, Value] = {
         # Not what it runs: a command may hold what must not be in the journal.
-        "Description": f"homed's job {job.id} ({job.kind})",
+        "Description": f"A job of homed's ({job.kind})",
         "Type": "exec",
         "Slice": SLICE,
         # What has ended well is kept until its result is; what has failed is kept anyway.
@@ -60,8 +63,11 @@ def _running(job: Job, launch: Launch, output: Output) -> dict[str, Value]:
         "StandardOutputFileToAppend": str(output.path(Stream.STDOUT)),
         "StandardErrorFileToAppend": str(output.path(Stream.STDERR)),
         "Environment": [f"{key}={value}" for key, value in launch.environment.items()],
+        "UnsetEnvironment": ["SYSTEMD_EXEC_PID", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"],
         "WorkingDirectory": str(launch.working_directory),
         "PrivateTmp": True,
+        # As in a shell: what writes into a pipe that nobody reads any more ends.
+        "IgnoreSIGPIPE": False,
         "KillMode": "control-group",
         "SendSIGKILL": True,
         "TimeoutStopUSec": _GRACE_US,
@@ -112,8 +118,8 @@ _NO_MORE_POWER: dict[str, Value] = {
 def _unprivileged(user: str) -> dict[str, Value]:
     """Who is configured gets to its own home and files; else it is nobody's user, and only its own folders are its."""
     if user:
-        return {"User": user} | _NO_MORE_POWER
-    return {"DynamicUser": True, "ProtectSystem": "strict", "ProtectHome": "yes"} | _NO_MORE_POWER
+        return {**_NO_MORE_POWER, "User": user}
+    return {**_NO_MORE_POWER, "DynamicUser": True, "ProtectSystem": "strict", "ProtectHome": "yes"}
 
 
 # An expression needs nothing of the board but the interpreter.
@@ -133,9 +139,9 @@ _EVALUATION: dict[str, Value] = {
     "MemoryDenyWriteExecute": True,
     "RestrictAddressFamilies": (True, []),
     "SystemCallArchitectures": ["native"],
-    "SystemCallFilter": (True, ["@system-service", "~@privileged", "~@resources", "~@network-io", "~@ipc"]),
-    "MemoryMax": _EVALUATION_MEMORY,
-    "MemorySwapMax": 0,
+    "SystemCallFilter": (True, ["@system-service"]),
+    "SystemCallErrorNumber": errno.EPERM,
     "TasksMax": _EVALUATION_TASKS,
 }
+_DENIED = ("@privileged", "@network-io", "@keyring", "@setuid", "@chown")
 _HIDDEN = ("/srv", "/mnt", "/media", "/var/log", "/var/lib")

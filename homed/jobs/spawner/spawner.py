@@ -240,7 +240,9 @@ def _said(error: Exception) -> str:
 
 
 def main(descriptor: int, boot: str) -> int:
-    """`descriptor` is of a socket to homed."""
+    """`descriptor` is of a socket to homed. The spawner is a child of nobody who would have to wait for it."""
+    if os.fork() != 0:
+        return 0
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         # What it waits for is to be known, whoever is told to end.
         signal.signal(number, signal.SIG_IGN)

@@ -103,7 +103,7 @@ def _become(start: Start, ids: Ids, descriptors: list[int], writer: int) -> NoRe
         os.setgid(ids.group)
         os.setuid(ids.user)
         os.chdir(start.working_directory)
-        os.execve(start.argv[0], start.argv, start.environment)
+        os.execve(start.argv[0], start.argv, start.environment)  # noqa: S606  to start it is what this is for
     except OSError as error:
         os.write(writer, str(error.errno).encode())
     finally:

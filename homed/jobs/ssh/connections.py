@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
@@ -9,8 +10,8 @@ from typing import Final
 import asyncssh
 
 from homed.config.jobs import JobSsh
-from homed.errors import HomedError, HostError
-from homed.jobs.hosts import Host, Hosts
+from homed.errors import HostError
+from homed.jobs.hosts import Hosts
 from homed.jobs.ssh.dialing import dial
 from homed.jobs.ssh.line import Line
 from homed.jobs.ssh.session import WINDOW, Session
@@ -18,6 +19,7 @@ from homed.jobs.ssh.session import WINDOW, Session
 log = logging.getLogger(__name__)
 _FULL_AGAIN: Final = 0.5
 _TRIES: Final = 3
+_SEEN_THROUGH: Final = 1.0
 
 
 class Connections:
@@ -56,29 +58,29 @@ class Connections:
 
     @contextlib.asynccontextmanager
     async def aside(self, id: str, command: str) -> AsyncIterator[Session]:
-        """A short command beside the sessions that are counted, on a connection of its own where the kept is full."""
+        """A short command beside the sessions that are counted, on a connection of its own where the kept one takes
+        none. HostError, NotFoundError, SecretError.
+        """
         host = self._hosts.get(id)
         line = self._lines.get(id)
-        session = Session()
-        connection = line.connection if line is not None else None
-        if connection is not None and not connection.is_closed():
+        if line is not None and (connection := line.connected) is not None:
+            session = Session()
             with contextlib.suppress(asyncssh.Error, OSError):
                 await _start(connection, session, command)
-        if session.began:
-            try:
-                yield session
-            finally:
-                session.close()
-            return
-        connection, _ = await self._dial(host, lambda: None)
+            if session.began:
+                with contextlib.closing(session):
+                    yield session
+                return
+        connection = await self._dial(id)
         try:
             session = Session()
-            await _start(connection, session, command)
+            try:
+                await _start(connection, session, command)
+            except (asyncssh.Error, OSError) as error:
+                raise HostError(f"{host.hostname}:{host.port} takes no command: {error}") from error
             yield session
-        except (asyncssh.Error, OSError) as error:
-            raise HostError(f"{host.hostname}:{host.port} takes no command: {error}") from error
         finally:
-            await _end(connection)
+            connection.close()
 
     def drop(self, id: str) -> None:
         """No new session goes by this connection; it is closed when the last one on it has ended."""
@@ -94,6 +96,11 @@ class Connections:
         for line in list(self._open):
             self._hang_up(line, now=True)
 
+    def full(self, id: str) -> bool:
+        """Whether a session would have to wait for another one's end."""
+        line = self._lines.get(id)
+        return line is not None and line.used >= self._config().per_host
+
     @property
     def count(self) -> int:
         return len(self._open)
@@ -105,7 +112,7 @@ class Connections:
             if line is None:
                 line = self._lines[id] = Line()
             async with line.changed:
-                if line.retired or line.used < min(self._config().per_host, line.most):
+                if line.retired or line.used < self._config().per_host:
                     if line.retired:
                         continue
                     line.used += 1
@@ -118,7 +125,7 @@ class Connections:
             line.used -= 1
             line.changed.notify_all()
         if not line.used:
-            if line.retired or line.connection is None:
+            if line.retired or line.connected is None:
                 self._hang_up(line)
             else:
                 line.let_go(self._config().idle, lambda: self._hang_up(line))
@@ -126,58 +133,57 @@ class Connections:
                 self._room.notify_all()
 
     async def _begin(self, line: Line, id: str, command: str) -> Session:
-        tries = 0
-        while True:
+        for tries_left in itertools.count(_TRIES, -1):
             connection = await self._connected(line, id)
             session = Session()
             try:
                 await _start(connection, session, command)
+                break
             except (asyncssh.Error, OSError) as error:
+                if session.began and connection.is_closed():
+                    break  # nobody knows whether it runs: the session says that it was lost
                 if session.began:
-                    if connection.is_closed():
-                        return session  # nobody knows whether it runs: the session says that it was lost
                     raise HostError(f"the host takes no command: {error}") from error
-                tries += 1
-                await self._refused(line, connection, tries, error)
-                continue
-            line.succeeded()
-            return session
+                await self._wait(line, connection, tries_left, error)
+        return session
 
-    async def _refused(
-        self, line: Line, connection: asyncssh.SSHClientConnection, tries: int, error: Exception
+    async def _wait(
+        self, line: Line, connection: asyncssh.SSHClientConnection, tries_left: int, error: Exception
     ) -> None:
-        """No session was given. Wait for one that ends, where others are on the connection; else try again, not long."""
+        """No session was given: as many as the host gives are there, or their ends have not come to it yet."""
         if connection.is_closed():
-            line.forget(connection)
-            if tries > _TRIES:
+            if tries_left <= 0:
                 raise HostError(f"the host ends each connection: {error}") from error
             return
-        if await line.wait_for_room():
-            return
-        if tries > _TRIES:
+        if line.used == 1 and tries_left <= 0:
             raise HostError("the host gives no session on its connection", code="HOST_BUSY") from error
-        await asyncio.sleep(_FULL_AGAIN)
+        await line.wait_for_end(_FULL_AGAIN)
 
     async def _connected(self, line: Line, id: str) -> asyncssh.SSHClientConnection:
         """The line's connection, made where there is none."""
         async with line.dialing:
-            if line.connection is not None and not line.connection.is_closed():
-                return line.connection
+            if (connection := line.connected) is not None:
+                return connection
             if line not in self._open:
                 await self._make_room(line)
             try:
-                connection, shown = await self._dial(self._hosts.get(id), lambda: line.forget(None))
-                if not self._hosts.get(id).pins:
-                    host = await self._hosts.pin(id, shown)
-                    log.info("%s is known by its key %s from now on", host.hostname, host.pins[0].fingerprint)
+                line.connection = await self._dial(id)
             except BaseException:
                 self._open.discard(line)
                 raise
-            line.connection = connection
-            return connection
+            return line.connection
 
-    async def _dial(self, host: Host, lost: Callable[[], None]) -> tuple[asyncssh.SSHClientConnection, str]:
-        return await dial(host, self._hosts.login(host), self._config(), lost)
+    async def _dial(self, id: str) -> asyncssh.SSHClientConnection:
+        host = self._hosts.get(id)
+        connection, shown = await dial(host, self._hosts.login(host), self._config())
+        try:
+            if not self._hosts.get(id).pins:
+                host = await self._hosts.pin(id, shown)
+                log.info("%s is known by its key %s from now on", host.hostname, host.pins[0].fingerprint)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
 
     async def _make_room(self, line: Line) -> None:
         """Wait until one more connection may be; of those that nobody uses, the one that is longest so goes."""
@@ -207,10 +213,15 @@ async def run(session: Session, most: int) -> tuple[str, str]:
 
 
 async def _start(connection: asyncssh.SSHClientConnection, session: Session, command: str) -> None:
-    await connection.create_session(lambda: session, command, encoding=None, window=WINDOW, request_pty=False)
-
-
-async def _end(connection: asyncssh.SSHClientConnection) -> None:
-    connection.close()
-    with contextlib.suppress(HomedError, asyncssh.Error, OSError):
-        await connection.wait_closed()
+    """Once asked for, it is seen through: a session that nobody holds would take one of the few that there are."""
+    asked = asyncio.ensure_future(
+        connection.create_session(lambda: session, command, encoding=None, window=WINDOW, request_pty=False)
+    )
+    try:
+        await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        await asyncio.wait({asked}, timeout=_SEEN_THROUGH)
+        if asked.done() and not asked.cancelled():
+            asked.exception()
+        session.close()
+        raise

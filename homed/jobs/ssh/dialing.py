@@ -4,8 +4,9 @@ No agent, no configuration and no known_hosts of root take part, and nothing is 
 """
 
 import asyncio
+import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import asyncssh
@@ -19,15 +20,13 @@ _TRIES: Final = 4
 _AGAIN: Final = 0.3
 
 
-async def dial(
-    host: Host, login: Login, config: JobSsh, lost: Callable[[], None]
-) -> tuple[asyncssh.SSHClientConnection, str]:
-    """A connection, and the host's key as text. `lost` is called once when the connection is gone, for whatever reason.
+async def dial(host: Host, login: Login, config: JobSsh) -> tuple[asyncssh.SSHClientConnection, str]:
+    """A connection, and the host's key as text.
 
     HostError: HOST_UNREACHABLE, HOST_REFUSED (it lets nobody in with that), HOST_KEY_CHANGED.
     """
     for tries_left in range(_TRIES - 1, -1, -1):
-        guard = _Guard(host, lost)
+        guard = _Guard(host)
         try:
             async with asyncio.timeout(config.connect_timeout):
                 connection = await _connect(host, login, config, guard)
@@ -72,9 +71,8 @@ class _Guard(asyncssh.SSHClient):
     fingerprint.
     """
 
-    def __init__(self, host: Host, lost: Callable[[], None]):
+    def __init__(self, host: Host):
         self._pinned = {pin.key for pin in host.pins}
-        self._lost = lost
         self.met = False
         self.shown = ""
         self.changed = ""
@@ -85,9 +83,6 @@ class _Guard(asyncssh.SSHClient):
         if self._pinned and self.shown not in self._pinned:
             self.changed = key.get_fingerprint()
         return not self.changed
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost()
 
 
 def _text(key: asyncssh.SSHKey) -> str:
@@ -130,7 +125,8 @@ def _explained(host: Host, config: JobSsh, guard: _Guard, error: Exception) -> H
         case socket.gaierror():
             said = f"the name {host.hostname} is not known ({error.strerror})"
         case OSError():
-            said = f"{where} cannot be reached: {error.strerror or error}"
+            # asyncio puts the address in the place of the system's own words.
+            said = f"{where} cannot be reached: {os.strerror(error.errno) if error.errno else error}"
         case asyncssh.ConnectionLost():
             said = f"{where} ended the connection before anybody could log in"
         case _:

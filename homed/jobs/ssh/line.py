@@ -1,16 +1,15 @@
 """The connection to one host, and who is on it."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
 import asyncssh
 
-_UNBOUNDED = 1 << 30
-
 
 class Line:
-    """`used` counts its sessions; `most` is how many the host was seen to give at once. `changed` is told when one ends.
+    """`used` counts its sessions, and `since` is when the last one ended; `changed` is told of each end.
 
     `retired`: nobody new goes by it.
     """
@@ -18,12 +17,15 @@ class Line:
     def __init__(self) -> None:
         self.connection: asyncssh.SSHClientConnection | None = None
         self.used = 0
-        self.most = _UNBOUNDED
         self.retired = False
         self.since = time.monotonic()
         self.dialing = asyncio.Lock()
         self.changed = asyncio.Condition()
         self._idle: asyncio.TimerHandle | None = None
+
+    @property
+    def connected(self) -> asyncssh.SSHClientConnection | None:
+        return None if self.connection is None or self.connection.is_closed() else self.connection
 
     def keep(self) -> None:
         if self._idle is not None:
@@ -36,27 +38,11 @@ class Line:
         self.since = time.monotonic()
         self._idle = asyncio.get_running_loop().call_later(seconds, act)
 
-    async def wait_for_room(self) -> bool:
-        """The host gives no more sessions than there are now: wait until one ends. False where there is no other."""
-        async with self.changed:
-            others = self.used - 1
-            if others < 1:
-                return False
-            # The one that was refused waits here, and counts among the used.
-            self.most = max(1, min(self.most, others))
-            before = self.used
-            self.changed.notify_all()
-            await self.changed.wait_for(lambda: self.used < before)
-            return True
-
-    def succeeded(self) -> None:
-        """What a host gave is what it gives."""
-        self.most = max(self.most, self.used)
-
-    def forget(self, connection: asyncssh.SSHClientConnection | None) -> None:
-        """It is gone."""
-        if connection is None or connection is self.connection:
-            self.connection = None
+    async def wait_for_end(self, most: float) -> None:
+        """Until a session on it ends, or so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most), self.changed:
+                await self.changed.wait()
 
     def hang_up(self) -> None:
         self.keep()

@@ -37,13 +37,17 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._held = 0
         self._paused = False
         self._closed = False
+        self._came = False
+        self._wanted = False
         self._some = asyncio.Event()
 
     async def next(self) -> Piece | None:
         """What it printed next; None when nothing more comes."""
+        self._wanted = True
         while not self._pieces and not self._closed:
             self._some.clear()
             await self._some.wait()
+        self._wanted = False
         if not self._pieces:
             return None
         stream, data = self._pieces.popleft()
@@ -70,8 +74,15 @@ class Session(asyncssh.SSHClientSession[bytes]):
             self._channel.send_signal(name)
 
     def close(self) -> None:
+        """Let go of it, whether or not the host answers to that."""
         if self._channel is not None:
             self._channel.abort()
+        self.connection_lost(None)
+
+    def quiet(self) -> bool:
+        """Whether nothing came since this was last asked, though somebody was there to take it."""
+        came, self._came = self._came, False
+        return self._wanted and not came
 
     @property
     def told(self) -> bool:
@@ -90,6 +101,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
         stream = Stream.STDERR if datatype == asyncssh.EXTENDED_DATA_STDERR else Stream.STDOUT
         self._pieces.append(Piece(stream, data))
         self._held += len(data)
+        self._came = True
         if self._held >= _ENOUGH and not self._paused and self._channel is not None:
             self._paused = True
             self._channel.pause_reading()
@@ -108,6 +120,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self.ended.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._closed:
+            return
         self._closed = True
         self.lost = not self.told
         self.ended.set()

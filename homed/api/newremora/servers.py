@@ -1,0 +1,185 @@
+"""`/api/v1/servers`: the hosts, whether they answer, and the keys that are uploaded for them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from homed.access.scopes import Scope
+from homed.api import forms
+from homed.api.newremora import answer
+from homed.api.newremora.server_answers import (
+    Active,
+    Checked,
+    CheckedAll,
+    Deleted,
+    Deleting,
+    ServerList,
+    ServerShown,
+    Summary,
+    Tested,
+    Uploaded,
+    shown,
+)
+from homed.api.routes import Call, Handler, Route
+from homed.clock import now
+from homed.errors import ConflictError, JobConflictError
+from homed.jobs.hosts import Host, HostChange, Hosts, NewHost
+from homed.jobs.jobs import Jobs
+from homed.jobs.pem import PemFiles
+from homed.jobs.records import Job, State
+from homed.jobs.ssh import check as checking
+from homed.jobs.ssh.check import Checks
+from homed.jobs.submission import Query
+
+PATH = "/api/v1/servers"
+_UPLOAD_LIMIT = 256 * 1024
+_HELD = (State.ASSIGNED, State.RUNNING)
+
+
+def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> list[Route]:
+    resource = _Resource(hosts, pem_files, checks, jobs)
+
+    def route(method: str, path: str, handler: Handler, summary: str, response: Any, **more: Any) -> Route:
+        return Route(method, path, handler, summary, "Servers", "jobs", response=answer(response), **more)
+
+    def read(path: str, handler: Handler, summary: str, response: Any, **more: Any) -> Route:
+        return route("GET", f"{PATH}{path}", handler, summary, response, **more)
+
+    def act(method: str, path: str, handler: Handler, summary: str, response: Any, change: str, **more: Any) -> Route:
+        more = {"scope": Scope.OPERATE, **more}
+        return route(method, f"{PATH}{path}", handler, summary, response, change=f"host.{change}", **more)
+
+    one: dict[str, Any] = {"params": {"server_id": "The server's id."}}
+    upload: dict[str, Any] = {
+        "scope": Scope.OPERATE, "uploads": (forms.MEDIA,), "status": 201, "errors": (400, 413, 415),
+        "change": "host.upload_key",
+    }  # fmt: skip
+    return [
+        read("", resource.list, "List servers", ServerList, query=Active, errors=(400,)),
+        act("POST", "", resource.create, "Add a server", ServerShown, "create", body=NewHost, status=201),
+        act("POST", "/check-status", resource.check, "Check which servers answer", CheckedAll, "check", query=Active,
+            errors=(400,)),
+        route("POST", f"{PATH}/upload-pem", resource.upload, "Upload a private key", Uploaded, **upload),
+        route("POST", "/api/v1/pem-files/upload", resource.upload, "Upload a private key", Uploaded, **upload),
+        read("/status/all", resource.statuses, "What the last checks have found", CheckedAll, query=Active,
+             errors=(400,)),
+        read("/{server_id}", resource.get, "Get a server", ServerShown, errors=(404,), **one),
+        act("PUT", "/{server_id}", resource.update, "Change the fields given", ServerShown, "update", body=HostChange,
+            errors=(404, 409), **one),
+        act("DELETE", "/{server_id}", resource.delete, "Delete a server", Deleted, "delete", query=Deleting,
+            errors=(400, 404, 409), **one),
+        act("POST", "/{server_id}/test", resource.test, "Log in and run a command", Tested, "test", errors=(404,),
+            **one),
+        act("POST", "/{server_id}/forget-key", resource.forget_key, "Know the server by the key that it shows next",
+            ServerShown, "forget_key", errors=(404, 409), **one),
+        read("/{server_id}/status", resource.status, "What the last check has found", Checked, errors=(404,), **one),
+    ]  # fmt: skip
+
+
+class _Resource:
+    def __init__(self, hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs):
+        self._hosts = hosts
+        self._pem_files = pem_files
+        self._checks = checks
+        self._jobs = jobs
+
+    async def list(self, call: Call) -> ServerList:
+        return ServerList([shown(host) for host in self._hosts.all(active_only=call.query.only)])
+
+    async def get(self, call: Call) -> ServerShown:
+        return shown(self._host(call))
+
+    async def create(self, call: Call) -> ServerShown:
+        return shown(await self._hosts.create(call.body))
+
+    async def update(self, call: Call) -> ServerShown:
+        return shown(await self._hosts.update(call.path["server_id"], call.body))
+
+    async def delete(self, call: Call) -> Deleted:
+        host = self._host(call)
+        active = [job for job in self._jobs.active() if job.host == host.id]
+        running = [job for job in active if job.state in _HELD]
+        if running:
+            raise _busy("jobs run on the server: cancel them first", running)
+        if not call.query.force:
+            found = await self._jobs.page(Query(host=host.id, limit=1))
+            if found.total:
+                raise _busy(f"there are {found.total} jobs of the server: force deletes it all the same", found.jobs)
+        await self._cancel(active)
+        await self._hosts.delete(host.id)
+        return Deleted(host.id, "deleted", "Server deleted successfully")
+
+    async def _cancel(self, waiting: Sequence[Job]) -> None:
+        for job in waiting:
+            try:
+                await self._jobs.cancel(job.id, "its host was deleted")
+            except JobConflictError:
+                continue  # it has ended meanwhile
+
+    async def test(self, call: Call) -> Tested:
+        host = self._host(call)
+        found = await self._checks.check(host.id)
+        return Tested(
+            server_id=host.id,
+            status=str(found.status),
+            response_time_ms=found.milliseconds,
+            test_command=checking.COMMAND,
+            test_output=found.output,
+            message=found.message,
+            timestamp=now(),
+        )
+
+    async def forget_key(self, call: Call) -> ServerShown:
+        return shown(await self._hosts.unpin(call.path["server_id"]))
+
+    async def check(self, call: Call) -> CheckedAll:
+        began = time.monotonic()
+        hosts = {host.id: host for host in self._hosts.all(active_only=call.query.only)}
+        checked = [
+            _checked(hosts[one.host], str(one.status), one.milliseconds, one.message)
+            for one in await self._checks.check_all(hosts)
+        ]
+        return _all(checked, int((time.monotonic() - began) * 1000))
+
+    async def status(self, call: Call) -> Checked:
+        return _last(self._host(call))
+
+    async def statuses(self, call: Call) -> CheckedAll:
+        return _all([_last(host) for host in self._hosts.all(active_only=call.query.only)], 0)
+
+    async def upload(self, call: Call) -> Uploaded:
+        file = await forms.read_file(call.request, "pem_file", _UPLOAD_LIMIT)
+        stored = await self._pem_files.put(file.name, file.data)
+        return Uploaded(stored.name, stored.url, stored.size, stored.uploaded_at)
+
+    def _host(self, call: Call) -> Host:
+        return self._hosts.get(call.path["server_id"])
+
+
+def _busy(message: str, jobs: Sequence[Job]) -> ConflictError:
+    return ConflictError(message, code="HOST_BUSY", details={"jobs": [job.id for job in jobs[:20]]})
+
+
+def _last(host: Host) -> Checked:
+    seen = "never checked" if host.checked_at is None else f"as of {host.checked_at:%Y-%m-%dT%H:%M:%SZ}"
+    return _checked(host, host.status or "unknown", None, seen)
+
+
+def _checked(host: Host, status: str, milliseconds: int | None, message: str) -> Checked:
+    return Checked(
+        server_id=host.id,
+        name=host.name,
+        hostname=host.hostname,
+        status=status,
+        response_time_ms=milliseconds,
+        message=message,
+    )
+
+
+def _all(checked: Sequence[Checked], milliseconds: int) -> CheckedAll:
+    """Those that were never checked are in the total only."""
+    counts = [sum(one.status == status for one in checked) for status in ("connected", "disconnected")]
+    summary = Summary(
+        total_checked=len(checked), connected=counts[0], disconnected=counts[1], check_duration_ms=milliseconds
+    )
+    return CheckedAll(checked, summary)

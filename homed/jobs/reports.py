@@ -1,0 +1,131 @@
+"""What pull workers tell of their jobs: output while it comes, and at the end what came of them."""
+
+import asyncio
+import weakref
+
+from homed.errors import JobConflictError, NotFoundError
+from homed.jobs import placement
+from homed.jobs.jobs import Jobs
+from homed.jobs.output.order import Stream
+from homed.jobs.output.output import Output
+from homed.jobs.placement import WORKER
+from homed.jobs.records import Job, Result, State
+from homed.jobs.workers import Workers
+
+_MARK = b"[what follows is all of it, as the worker gave it at the end]\n"
+_RUNS = (State.ASSIGNED, State.RUNNING)
+
+
+class OffsetError(JobConflictError):
+    """Output that does not go on where what was received ends: `expected` is where that is."""
+
+    code = "OUTPUT_OFFSET"
+
+    def __init__(self, expected: int):
+        super().__init__(f"the next byte that is expected is {expected}", details={"expected": expected})
+        self.expected = expected
+
+
+def remainder(streamed: bytes, final: bytes) -> bytes:
+    """What is to follow what was streamed, so that nothing of the final text is lost.
+
+    What somebody has read already is never taken back: where the final text does not go on from it, and is not in it
+    either, it follows whole, below a line that says so.
+    """
+    if final.startswith(streamed):
+        return final[len(streamed) :]
+    if final in streamed:
+        return b""
+    return (b"" if streamed.endswith(b"\n") else b"\n") + _MARK + final
+
+
+class Reports:
+    """Reports on one job are taken one after the other."""
+
+    def __init__(self, jobs: Jobs, workers: Workers):
+        self._jobs = jobs
+        self._workers = workers
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def stream(self, id: str, worker: str | None, stream: Stream, text: str, offset: int | None = None) -> int:
+        """Take output of a running job. With an `offset` (bytes of UTF-8 before it) what was received already is passed
+        over, and a gap is an OffsetError. Returns how many bytes of the stream were received.
+
+        NotFoundError (JOB_NOT_FOUND), JobConflictError (JOB_NOT_YOURS, JOB_ENDED).
+        """
+        async with self._lock(id):
+            job = await self._of_a_worker(id)
+            if worker is not None:
+                job = await self._workers.report(id, worker)
+            if job.state not in _RUNS:
+                raise JobConflictError(f"the job is {job.state}", code="JOB_ENDED")
+            output = await self._output(job)
+            data, received = text.encode(errors="replace"), _received(output, stream)
+            if offset is not None:
+                if offset > received:
+                    raise OffsetError(received)
+                data = data[received - offset :]
+            if data:
+                await output.write(stream, data)
+            return received + len(data)
+
+    async def settle(self, id: str, worker: str, result: Result, stdout: str | None, stderr: str | None) -> Job:
+        """The end of a job, with all of its output where the worker gives it; told again, it is as it was.
+
+        NotFoundError (JOB_NOT_FOUND), JobConflictError (JOB_NOT_YOURS, JOB_ENDED).
+        """
+        async with self._lock(id):
+            job = await self._of_a_worker(id)
+            if job.ended and job.node == worker and _is_told(job):
+                return job
+            job = await self._workers.report(id, worker)
+            output = await self._output(job)
+            for stream, final in ((Stream.STDOUT, stdout), (Stream.STDERR, stderr)):
+                if final:
+                    await self._complete(output, stream, final.encode(errors="replace"))
+            return await self._workers.settle(id, worker, result)
+
+    async def is_over(self, id: str, worker: str | None) -> bool:
+        """Whether who runs it is to end it: it was cancelled, took too long, or is another's by now. NotFoundError."""
+        job = await self._of_a_worker(id)
+        if worker is not None and job.node is not None and job.node != worker:
+            return True
+        return job.state not in _RUNS or job.asked_to_end is not None
+
+    async def _of_a_worker(self, id: str) -> Job:
+        """What runs elsewhere is nothing for workers to speak of."""
+        job = await self._jobs.get(id)
+        if placement.need(job) != WORKER:
+            raise NotFoundError("Job not found", code="JOB_NOT_FOUND")
+        return job
+
+    async def _output(self, job: Job) -> Output:
+        """Also of a job that an earlier homed gave away."""
+        output = self._jobs.output(job)
+        if output is None or output.finished:
+            output = await asyncio.to_thread(self._jobs.outputs.create, job.id, job.attempt)
+        await output.load()
+        return output
+
+    async def _complete(self, output: Output, stream: Stream, final: bytes) -> None:
+        streamed = await asyncio.to_thread(output.read, stream)
+        if output.dropped(stream):
+            return  # it is full already, and says so
+        rest = await asyncio.to_thread(remainder, streamed, final)
+        if rest:
+            await output.write(stream, rest)
+
+    def _lock(self, id: str) -> asyncio.Lock:
+        lock = self._locks.get(id)
+        if lock is None:
+            lock = self._locks[id] = asyncio.Lock()
+        return lock
+
+
+def _received(output: Output, stream: Stream) -> int:
+    return output.files.size(stream) + output.dropped(stream)
+
+
+def _is_told(job: Job) -> bool:
+    """Whether it ended by its worker's word."""
+    return job.result is not None and (job.result.reported or job.result.code == "WORKER_FAILED")

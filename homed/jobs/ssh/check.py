@@ -1,0 +1,93 @@
+"""Whether hosts can be reached: a command that does nothing, one host or many at once, each with its own deadline."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from homed.errors import HomedError, NotFoundError
+from homed.jobs.hosts import Hosts
+from homed.jobs.ssh import connections as sessions
+from homed.jobs.ssh.connections import Connections
+from homed.jobs.ssh.session import Session
+
+log = logging.getLogger(__name__)
+COMMAND: Final = "echo 'test'"
+_AT_ONCE: Final = 20
+_LONGEST: Final = 1024
+
+
+class Status(StrEnum):
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+
+
+class Checked(NamedTuple):
+    """`milliseconds` is None where it could not be reached: `code` is that of the error, and `message` says why."""
+
+    host: str
+    status: Status
+    milliseconds: int | None
+    output: str
+    message: str
+    code: str = ""
+
+
+class Checks:
+    """`deadline` in seconds, for each host."""
+
+    def __init__(self, hosts: Hosts, connections: Connections, deadline: float = 20.0):
+        self._hosts = hosts
+        self._connections = connections
+        self._deadline = deadline
+
+    async def check(self, id: str) -> Checked:
+        """NotFoundError (HOST_NOT_FOUND); nothing where it cannot be reached: that is an answer."""
+        self._hosts.get(id)
+        checked = await self._look(id)
+        try:
+            await self._hosts.note(id, checked.status)
+        except HomedError as error:
+            log.warning("What a check of a host has found cannot be written down: %s", error.message)
+        return checked
+
+    async def check_all(self, ids: Iterable[str]) -> Sequence[Checked]:
+        """In their order; one that was deleted meanwhile is left out."""
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(id: str) -> Checked | None:
+            async with room:
+                with contextlib.suppress(NotFoundError):
+                    return await self.check(id)
+                return None
+
+        found = await asyncio.gather(*map(one, ids))
+        return [checked for checked in found if checked is not None]
+
+    async def _look(self, id: str) -> Checked:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._deadline), self._session(id) as session:
+                output, trouble = await sessions.run(session, _LONGEST)
+        except HomedError as error:
+            return _down(id, error.message, error.code)
+        except TimeoutError:
+            return _down(id, f"it did not answer within {self._deadline:g} s", "HOST_UNREACHABLE")
+        if session.exit_code != 0:
+            return _down(id, trouble.strip() or "it runs no commands", "HOST_REFUSED")
+        took = round((time.monotonic() - started) * 1000)
+        return Checked(id, Status.CONNECTED, took, output.strip(), "Connection successful")
+
+    @contextlib.asynccontextmanager
+    async def _session(self, id: str) -> AsyncIterator[Session]:
+        """Jobs that take all of a host's sessions say nothing against it."""
+        how = self._connections.aside if self._connections.full(id) else self._connections.session
+        async with how(id, COMMAND) as session:
+            yield session
+
+
+def _down(id: str, message: str, code: str) -> Checked:
+    return Checked(id, Status.DISCONNECTED, None, "", message, code)

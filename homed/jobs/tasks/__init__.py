@@ -1,0 +1,1 @@
+"""Typed tasks: what each is given, what it does, and what it answers."""

@@ -1,0 +1,119 @@
+"""The task http_request: one request, to where it may go, and as much of the answer as is allowed."""
+
+import base64
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from homed.config.jobs import JobHttp
+from homed.jobs.records import Result
+from homed.jobs.tasks.addresses import is_allowed
+from homed.jobs.tasks.types import HttpRequest
+
+_REDIRECTS = 10
+_LONGEST_HEADER = 4096
+
+
+class _RefusedError(OSError):
+    pass
+
+
+class _Gate:
+    """Makes the sockets of one request. What it is asked for is what is connected to, so no name can resolve to
+    another address meanwhile, and each redirect passes here again.
+    """
+
+    def __init__(self, config: JobHttp):
+        self._config = config
+        self.refused: str | None = None
+
+    def socket(self, info: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, where = info
+        if not is_allowed(str(where[0]), allow_private=self._config.allow_private):
+            self.refused = str(where[0])
+            raise _RefusedError(f"{where[0]} may not be connected to")
+        return socket.socket(family, kind, protocol)
+
+
+async def request(wanted: HttpRequest, config: JobHttp) -> Result:
+    """Any answer is a good result, whatever its status. Codes ADDRESS_NOT_ALLOWED and HTTP_FAILED."""
+    gate, began = _Gate(config), time.monotonic()
+    try:
+        data = await _ask(wanted, gate, config.response_limit)
+    except (aiohttp.ClientError, OSError, ValueError, UnicodeError) as error:
+        if gate.refused is not None:
+            return Result(
+                code="ADDRESS_NOT_ALLOWED",
+                error=f"{gate.refused} is not an address on the internet: see jobs.http.allow_private",
+            )
+        if isinstance(error, TimeoutError):
+            return Result(code="HTTP_FAILED", error=f"there was no whole answer within {wanted.timeout:g} s")
+        return Result(code="HTTP_FAILED", error=_said(error))
+    return Result(data={**data, "elapsed": round(time.monotonic() - began, 6)})
+
+
+async def _ask(wanted: HttpRequest, gate: _Gate, limit: int) -> dict[str, Any]:
+    # No session is shared: neither cookies nor connections go from one job to another.
+    connector = aiohttp.TCPConnector(socket_factory=gate.socket, use_dns_cache=False, force_close=True)
+    async with (
+        aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=wanted.timeout),
+        ) as session,
+        session.request(
+            wanted.method, wanted.url, headers=_headers(wanted), data=_body(wanted), max_redirects=_REDIRECTS
+        ) as answer,
+    ):  # fmt: skip
+        body = bytearray()
+        while len(body) <= limit and (chunk := await answer.content.read(limit + 1 - len(body))):
+            body += chunk
+        return {
+            "status": answer.status,
+            "reason": answer.reason or "",
+            "url": str(answer.url),
+            "headers": _shown(answer.headers),
+            **_content(bytes(body[:limit]), answer.charset),
+            "truncated": len(body) > limit,
+        }
+
+
+def _headers(wanted: HttpRequest) -> dict[str, str]:
+    named = {name.lower() for name in wanted.headers}
+    added = {"User-Agent": "homed"} if "user-agent" not in named else {}
+    if wanted.json is not msgspec.UNSET and "content-type" not in named:
+        added["Content-Type"] = "application/json"
+    return {**added, **wanted.headers}
+
+
+def _body(wanted: HttpRequest) -> bytes | None:
+    if wanted.json is not msgspec.UNSET:
+        return msgspec.json.encode(wanted.json)
+    return None if wanted.body is None else wanted.body.encode()
+
+
+def _shown(headers: Mapping[str, str]) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    for name, value in headers.items():
+        text = value.encode("utf-8", "replace").decode()[:_LONGEST_HEADER]
+        shown[name] = f"{shown[name]}, {text}" if name in shown else text
+    return shown
+
+
+def _content(body: bytes, charset: str | None) -> dict[str, str]:
+    """As text where it is text, else in base64."""
+    for encoding in dict.fromkeys(("utf-8", charset or "utf-8")):
+        try:
+            text = body.decode(encoding)
+        except (UnicodeDecodeError, LookupError):
+            continue
+        if "\0" not in text:
+            return {"body": text, "encoding": "text"}
+    return {"body": base64.b64encode(body).decode(), "encoding": "base64"}
+
+
+def _said(error: Exception) -> str:
+    return (str(error) or type(error).__name__).encode("utf-8", "replace").decode()[:1000]
