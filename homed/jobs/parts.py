@@ -66,13 +66,12 @@ class Parts:
         self.hosts = Hosts(store, vault, self.pem_files)
         self.connections = Connections(self.hosts, lambda: config().ssh)
         self.checks = Checks(self.hosts, self.connections)
-        self.builtin = Builtin(board.info, lambda: config().http)
-        runners: dict[str, Runner] = {
+        self._runners: dict[str, Runner] = {
             LOCAL: board.local,
             SSH: SshRunner(self.connections),
-            BUILTIN: self.builtin,
+            BUILTIN: Builtin(board.info, lambda: config().http),
         }
-        self.scheduler = Scheduler(self.ledger, self.nodes, runners, self.outputs, config, self._note, board.boot)
+        self.scheduler = Scheduler(self.ledger, self.nodes, self._runners, self.outputs, config, self._note, board.boot)
         self.claims = Claims(self.ledger, self.scheduler, self.outputs, config)
         self.keeping = Keeping(self.ledger, self.listing, self.outputs, config)
         self.jobs = Jobs(
@@ -121,8 +120,9 @@ class Parts:
 
     async def stop(self) -> None:
         await self.scheduler.stop()
+        for runner in self._runners.values():
+            await runner.close()
         await self.connections.close()
-        await self.builtin.close()
         self.outputs.close()
         await self.listing.close()
 

@@ -47,3 +47,7 @@ class Runner(Protocol):
     async def release(self, job: Job) -> None:
         """The result is durable: nothing more is needed of what the runner kept to find it again."""
         ...
+
+    async def close(self) -> None:
+        """homed is stopping: what goes on without it goes on."""
+        ...

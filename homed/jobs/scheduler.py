@@ -13,6 +13,7 @@ from homed.clock import now
 from homed.config.jobs import Jobs as Config
 from homed.errors import HomedError, NotFoundError, StoreError
 from homed.jobs import placement, transitions
+from homed.jobs.answering import with_answer
 from homed.jobs.ledger import Ledger
 from homed.jobs.nodes import Nodes
 from homed.jobs.output.outputs import Outputs
@@ -229,7 +230,7 @@ class Scheduler:
             result = Result(code=error.code, error=error.message)
         # Not where homed is stopping: then more may come.
         await output.finish()
-        return result
+        return result if result is None else await with_answer(job, result, output)
 
     async def _started(self, id: str, token: int, handle: Handle) -> None:
         def decide(job: Job, revision: int) -> Job:

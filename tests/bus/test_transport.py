@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from dbus_next.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -258,8 +259,7 @@ async def test_what_the_socket_does_not_take_at_once_is_sent_when_it_does(path: 
     received = bytearray()
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await authenticated(reader, writer)
-        writer.write(hello())
+        await welcome(reader, writer)
         await reading.wait()
         while piece := await reader.read(1 << 16):
             received.extend(piece)

@@ -71,6 +71,9 @@ class Scripted:
     async def release(self, job: Job) -> None:
         self.released.append(job.id)
 
+    async def close(self) -> None:
+        pass
+
     def end(self, id: str, result: Result | None = None) -> None:
         future = self._future(id)
         if not future.done():

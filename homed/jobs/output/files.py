@@ -23,8 +23,8 @@ class Files:
     """
 
     def __init__(self, folder: Path, limit: Callable[[], int], *, fresh: bool = False):
-        self._paths = tuple(os.fspath(folder / stream.word) for stream in Stream)
-        self._order_path = os.fspath(folder / "order")
+        self._paths = tuple(f"{folder}/{stream.word}" for stream in Stream)
+        self._order_path = f"{folder}/order"
         self._limit = limit
         self._lock = threading.Lock()
         self._loaded = fresh

@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class Output:
-    """`attend` is told when it is followed, is so no longer, or has ended. A job may have `path(stream)` open with
+    """`attend` is told when it is written to, is followed, is so no longer, or has ended. A job may have `path(stream)` open with
     O_APPEND: what it writes there is seen by the watch (`Outputs.run`).
 
     Its coroutines are for the event loop; `read`, `excerpt` and `combined` block, and are for a thread.
@@ -40,6 +40,7 @@ class Output:
         self.files = files
         self._pool = pool
         self._attend = attend
+        self.written = False
         self._listeners: list[Callable[[], None]] = []
         self._pieces: dict[int, asyncio.Future[Piece]] = {}
 
@@ -70,6 +71,9 @@ class Output:
 
     async def write(self, stream: Stream, data: bytes) -> None:
         """Kept and in order when it returns, as far as there is room for it. It fails never: see `dropped`."""
+        if not self.written:
+            self.written = True
+            self._attend(self)
         before = self.end
         await self._run(self.files.append, stream, data)
         await self.tell(before)

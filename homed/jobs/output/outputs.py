@@ -108,6 +108,7 @@ class Outputs:
             if at >= seldom:
                 seldom = at + _SELDOM
                 due.update(self._active.values())
+            self._grown.clear()
             await self._look(list(due))
             quick = bool(self._watched or self._grown or self._young)
             await self._pause(_OFTEN if quick else max(_OFTEN, seldom - self._loop.time()))
@@ -121,7 +122,6 @@ class Outputs:
         before = [output.end if output.files.loaded else None for output in outputs]
         loop = asyncio.get_running_loop()
         grown = await loop.run_in_executor(self._pool, _look_at_all, [output.files for output in outputs])
-        self._grown.clear()
         for output, position, has_grown in zip(outputs, before, grown, strict=True):
             if has_grown:
                 self._grown.add(output)
@@ -141,19 +141,19 @@ class Outputs:
                 await self._woken.wait()
 
     def _attend(self, output: Output) -> None:
-        """It is followed, is so no longer, or has ended."""
-        if output.followed and not output.finished:
-            if output not in self._watched:
-                self._watched.add(output)
-                self._woken.set()
-            return
-        self._watched.discard(output)
-        if output.finished:
-            self._grown.discard(output)
-            with self._lock:
-                key = output.folder.parent.name, int(output.folder.name)
+        """It is written to, is followed, is so no longer, or has ended."""
+        key = output.folder.parent.name, int(output.folder.name)
+        with self._lock:
+            if output.finished:
                 if self._active.get(key) is output:
                     del self._active[key]
+            elif output.written:
+                self._active.setdefault(key, output)
+        if output.finished or not output.followed:
+            self._watched.discard(output)
+        elif output not in self._watched:
+            self._watched.add(output)
+            self._woken.set()
 
     def _wake(self) -> None:
         loop = self._loop

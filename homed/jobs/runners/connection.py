@@ -13,6 +13,9 @@ from homed.errors import JobError
 from homed.jobs.spawner.messages import Begun, Ended, Frames, Said, Start, frame
 
 
+_PATIENCE = 1.0
+
+
 class Call(NamedTuple):
     """None where the spawner is gone. `begun` is an Ended where it could not be started."""
 
@@ -26,6 +29,7 @@ class Connection(asyncio.Protocol):
         self._frames = Frames[Said](msgspec.msgpack.Decoder(Said))
         self._calls: dict[int, Call] = {}
         self._last = 0
+        self._closed = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -37,14 +41,21 @@ class Connection(asyncio.Protocol):
         self._last += 1
         call = self._calls[self._last] = Call(loop.create_future(), loop.create_future())
         if self._transport is None or not self.is_open:
-            self.connection_lost(None)
+            self._lose()
         else:
             self._transport.write(frame(msgspec.structs.replace(start, key=self._last)))
         return call
 
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+    async def close(self) -> None:
+        """What was asked for is said before."""
+        if self._transport is None:
+            return
+        self._transport.close()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._closed.wait()
+        except TimeoutError:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -59,6 +70,10 @@ class Connection(asyncio.Protocol):
             _settle(call.begun, said)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set()
+        self._lose()
+
+    def _lose(self) -> None:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             _settle(call.begun, None)

@@ -62,7 +62,7 @@ class Subprocesses:
     async def close(self) -> None:
         """What runs goes on; its spawner waits for it."""
         if self._connection is not None:
-            self._connection.close()
+            await self._connection.close()
 
     async def run(self, attempt: Attempt) -> Result:
         key = _key(attempt.job)

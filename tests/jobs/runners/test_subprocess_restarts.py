@@ -167,7 +167,7 @@ async def test_a_spawner_ends_when_its_homed_is_gone_and_its_last_job_has_ended(
         spawner = w.spawner_of(one)
         task.cancel()
         await asyncio.wait([task])
-    assert Path(f"/proc/{spawner}").exists()
+    assert processes_of(one) != []
     until("the spawner to end", lambda: not Path(f"/proc/{spawner}").exists())
     assert marks.end(w.folder(one)) == marks.exited(0)
     assert processes_of(one) == []

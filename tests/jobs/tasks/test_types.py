@@ -75,7 +75,7 @@ def test_a_payload_of_the_type_is_taken(kind: str, payload: dict[str, Any]) -> N
         ("http_request", {"url": "http://a", "headers": {"A": "b\0"}}, ["payload.headers.A"]),
         ("http_request", {"url": "http://a", "headers": {"A:": "b"}}, ["payload.headers.A:"]),
         ("http_request", {"url": "http://a", "headers": {"Host": "b"}}, ["payload.headers.Host"]),
-        ("http_request", {"url": "http://a", "headers": {"transfer-encoding": "b"}}, ["payload.headers.transfer-encoding"]),
+        ("http_request", {"url": "http://a", "headers": {"upgrade": "b"}}, ["payload.headers.upgrade"]),
         ("http_request", {"url": "http://a", "headers": {"Proxy-X": "b"}}, ["payload.headers.Proxy-X"]),
         ("command", {}, ["payload.command"]),
         ("command", {"command": " "}, ["payload.command"]),
@@ -118,7 +118,9 @@ _FIELDS = st.sampled_from(
 def test_any_payload_is_taken_or_refused_by_its_fields(kind: str, payload: dict[str, Any]) -> None:
     try:
         taken = types.check(kind, payload, ALL)
-    except ValidationError as error:
-        assert all(one.field.startswith("payload") for one in error.errors)
+    except ValidationError as raised:
+        fields = [one.field for one in raised.errors]
     else:
-        assert types.check(kind, taken, ALL) == taken or payload != payload
+        fields = []
+        assert msgspec.json.encode(types.check(kind, taken, ALL)) == msgspec.json.encode(taken)
+    assert all(field.startswith("payload.") for field in fields)

@@ -1,0 +1,1 @@
+"""`homed worker`: takes archives from a homed elsewhere, runs their commands here, and reports."""

@@ -1,0 +1,120 @@
+"""One run of a job's commands: a shell in a session of its own, its output read as it comes, its whole tree ended."""
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+from pathlib import Path
+
+from homed import atomic
+from homed.agent import tree
+from homed.agent.spool import PIECE, Spool
+
+MARK_FILE = "run"
+_SHELL = "/bin/sh"
+_GRACE = 0.5
+
+
+class Run:
+    """`folder` is where the commands begin. They run line by line, and stop at the first that fails."""
+
+    def __init__(self, commands: str, folder: Path, job: str, stdout: Spool, stderr: Spool):
+        self._commands = commands
+        self._folder = folder
+        self._job = job
+        self._spools = (stdout, stderr)
+        self._mark = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+
+    async def to_its_end(self) -> int:
+        """The exit code; 128 and the signal's number where one ended it. Nothing of it is left. OSError."""
+        # What an agent that is killed leaves behind, the next one ends by this.
+        await asyncio.to_thread(atomic.write, self._folder.parent / MARK_FILE, self._mark.encode())
+        process = self._process = await asyncio.to_thread(self._start)
+        readers = [
+            asyncio.create_task(self._read(pipe, spool))
+            for pipe, spool in zip((process.stdout, process.stderr), self._spools, strict=True)
+        ]
+        try:
+            if self._killed:
+                await self.kill()
+            await _exited(process.pid)
+            # What it left running holds its output open.
+            await asyncio.wait(readers, timeout=_GRACE)
+            await tree.end(self._mark, process.pid)
+            await asyncio.wait(readers, timeout=_GRACE)
+        finally:
+            await tree.end(self._mark, process.pid)
+            for reader in readers:
+                reader.cancel()
+            failed = await asyncio.gather(*readers, return_exceptions=True)
+            code = process.wait()  # not before: until then nobody else can have its number
+        for error in failed:
+            if isinstance(error, Exception):
+                raise error
+        return code if code >= 0 else 128 - code
+
+    async def kill(self) -> None:
+        """End all of it: TERM, and a second later KILL. `to_its_end` returns then."""
+        self._killed = True
+        if self._process is not None:
+            await tree.end(self._mark, self._process.pid)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self._folder),
+            "LANG": "C.UTF-8",
+            "HOMED_JOB_ID": self._job,
+            tree.MARK: self._mark,
+        }
+        return subprocess.Popen(
+            [_SHELL, "-e", "-c", self._commands],
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    async def _read(self, pipe: object, spool: Spool) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=2 * PIECE)
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        try:
+            while data := await reader.read(2 * PIECE):
+                await spool.write(data)
+        finally:
+            transport.close()
+
+
+async def _exited(pid: int) -> None:
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    descriptor = os.pidfd_open(pid)
+    loop.add_reader(descriptor, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+async def end_leftovers(folder: Path) -> None:
+    """What an agent that was killed has left running of the job in this folder."""
+    try:
+        mark = (folder / MARK_FILE).read_text(encoding="ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return
+    if mark:
+        await tree.end(mark)
+
+
+def signal_name(code: int) -> str:
+    """For what is written into the log."""
+    try:
+        return signal.Signals(code - 128).name if code > 128 else str(code)
+    except ValueError:
+        return str(code)
