@@ -43,6 +43,7 @@ from homed.containers.engine import Engine
 from homed.containers.executor import Executor
 from homed.containers.logs import FollowerLimit, Logs
 from homed.containers.reconciler import Reconciler
+from homed.containers.sealing import Sealing
 from homed.containers.services import Services
 from homed.containers.stats import Stats
 from homed.containers.streams import Streams
@@ -104,7 +105,10 @@ class Daemon:
         self.engine = Engine(config.containers.engine, self.metrics.docker_call)
         self.streams = Streams(config.containers.engine)
         self.view = View(self.engine, self.streams, self.events, lambda: self._config.monitoring.health_check_interval)
-        self.services = Services(self.store, lambda spec: policy.violations(spec, self._config.containers, self._state))
+        self.vault = vault.open_or_closed(self._state)
+        self.services = Services(
+            self.store, lambda spec: policy.violations(spec, self._config.containers, self._state), Sealing(self.vault)
+        )
         executor = Executor(
             self.engine, self.view, self.services, self.events, lambda: self._config.containers, self._state,
             lambda step, worked: self.metrics.steps.labels(step, "ok" if worked else "failed").inc(),
@@ -182,7 +186,7 @@ class Daemon:
         local = local_runner.choose(units, self._state, self._state / job_parts.UPLOADS, boot.boot_id(), config)
         facts = Facts(*capacity.read(self._state))
         board = job_parts.Board(self._state, socket.gethostname(), boot.boot_id(), lambda: facts, info, local)
-        return job_parts.Parts(board, self.store, vault.open_or_closed(self._state), self.events, config)
+        return job_parts.Parts(board, self.store, self.vault, self.events, config)
 
     @property
     def _config(self) -> Config:

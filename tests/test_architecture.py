@@ -16,7 +16,8 @@ CAPABILITIES = frozenset({"containers", "access", "host", "backups", "updates", 
 BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model", "vault"})
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
-    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store", "cli_backup", "cli_jobs", "backups", "jobs", "agent"})
+    "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store"})
+    | frozenset({"cli_backup", "cli_jobs", "backups", "agent"})
     | BASE,
     "cli_backup": frozenset({"backups", "control", "cli_show"}) | BASE,
     "cli_jobs": frozenset({"control", "cli_show"}) | BASE,

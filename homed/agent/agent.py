@@ -139,16 +139,14 @@ class Agent:
             try:
                 await self._ask(self._slots, _WAIT)
                 failures = 0
-            except RefusedError as error:
-                if error.answer == 404:
-                    await self._register()
-                failures += 1
-                await asyncio.sleep(pause(failures))
-            except (AwayError, KeyRefusedError) as error:
+            except (AwayError, KeyRefusedError, RefusedError) as error:
                 failures += 1
                 if failures == 1:
                     log.warning("No work can be asked for: %s", error.message)
                 await asyncio.sleep(pause(failures))
+                if isinstance(error, RefusedError) and error.answer == 404:
+                    with contextlib.suppress(KeyRefusedError, RefusedError):
+                        await self._register()
 
     async def _last_words(self) -> None:
         """What was given away by an answer that nobody waited for any more is wanted elsewhere, at once."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -77,7 +78,10 @@ class Attempt:
         self._finished = True
         self._changed.set()
         try:
-            await sending
+            try:
+                await sending
+            except OSError:
+                log.exception("The output of job %s cannot be read", self.id)
             if not self._lost:
                 await self._tell(report)
         finally:
@@ -119,7 +123,7 @@ class Attempt:
             await self._server.download(job.file_url, archive, _ARCHIVE_LIMIT)
         except (AwayError, RefusedError, KeyRefusedError) as error:
             raise HomedError(f"File download failed: {error.message}") from error
-        await asyncio.to_thread(_unpack, archive, tree)
+        await _to_its_end(_unpack, archive, tree)
         run = Run(job.command, tree, self.id, self._spools["stdout"], self._spools["stderr"])
         return await run.to_its_end()
 
@@ -163,6 +167,7 @@ class Attempt:
             except RefusedError as error:
                 log.warning("The output of job %s is not wanted any more: %s", self.id, error.message)
                 self._lost = True
+                self._over.set()
 
     async def _send_piece(self, name: str, spool: Spool) -> None:
         text = await spool.piece()
@@ -204,6 +209,16 @@ def left_report(folder: Path) -> Report | None:
         return msgspec.json.decode((folder / _REPORT).read_bytes(), type=Report)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+async def _to_its_end(work: Callable[..., None], *arguments: object) -> None:
+    """On a thread, which cannot be ended: what it writes must not come after it was cleaned up."""
+    task = asyncio.create_task(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _unpack(archive: Path, folder: Path) -> None:

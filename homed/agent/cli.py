@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     worker = commands.add_parser(
         "worker",
         help="take archives from a homed elsewhere, and run their commands here",
-        description="Ends with 0 when it was told to (SIGTERM: it finishes what it has; a second one ends it at once, with"
-        " 143), 77 where the server does not take its key, 78 where it cannot be started as it was called.",
+        description="Ends with 0 when it was told to (SIGTERM: it finishes what it has), with 143 when it was told"
+        " twice (at once), with 77 where the server does not take its key, with 78 where it was not called rightly.",
     )
     worker.add_argument("--server", required=True, help="where that homed listens, like http://board:8080")
     worker.add_argument("--id", help="the worker's id (default: a new one, which it keeps)")

@@ -63,15 +63,11 @@ class Home:
 
 def remove(folder: Path) -> None:
     """Blocking. All of it, also what a job has made unreadable for us."""
-
-    def open_up(function: object, path: str, error: object) -> None:
-        for one in (os.path.dirname(path), path):
-            if os.path.isdir(one) and not os.path.islink(one):
-                os.chmod(one, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
-        elif os.path.lexists(path):
-            os.unlink(path)
-
+    shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder, onerror=open_up)
+        for at, _, _ in os.walk(folder):
+            os.chmod(at, 0o700)
+            for entry in os.scandir(at):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)
+        shutil.rmtree(folder)

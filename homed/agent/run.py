@@ -25,21 +25,20 @@ class Run:
         self._job = job
         self._spools = (stdout, stderr)
         self._mark = secrets.token_hex(16)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._killed = False
 
     async def to_its_end(self) -> int:
-        """The exit code; 128 and the signal's number where one ended it. Nothing of it is left. OSError."""
+        """The exit code; 128 and the signal's number where one ended it. Where it is cancelled, its tree is ended by
+        TERM, and a second later by KILL. Nothing of it is left either way. OSError.
+        """
         # What an agent that is killed leaves behind, the next one ends by this.
         await asyncio.to_thread(atomic.write, self._folder.parent / MARK_FILE, self._mark.encode())
-        process = self._process = await asyncio.to_thread(self._start)
+        # Not on a thread: where this is cancelled meanwhile, nobody would know of it.
+        process = self._start()
         readers = [
             asyncio.create_task(self._read(pipe, spool))
             for pipe, spool in zip((process.stdout, process.stderr), self._spools, strict=True)
         ]
         try:
-            if self._killed:
-                await self.kill()
             await _exited(process.pid)
             # What it left running holds its output open.
             await asyncio.wait(readers, timeout=_GRACE)
@@ -47,6 +46,7 @@ class Run:
             await asyncio.wait(readers, timeout=_GRACE)
         finally:
             await tree.end(self._mark, process.pid)
+            await _exited(process.pid)
             for reader in readers:
                 reader.cancel()
             failed = await asyncio.gather(*readers, return_exceptions=True)
@@ -55,12 +55,6 @@ class Run:
             if isinstance(error, Exception):
                 raise error
         return code if code >= 0 else 128 - code
-
-    async def kill(self) -> None:
-        """End all of it: TERM, and a second later KILL. `to_its_end` returns then."""
-        self._killed = True
-        if self._process is not None:
-            await tree.end(self._mark, self._process.pid)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         environment = {

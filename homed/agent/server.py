@@ -55,8 +55,9 @@ class Answer(NamedTuple):
 
 
 def pause(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: twice as long each time, half a minute at most, not all at once."""
-    return min(30.0, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+    """Seconds to wait after so many failures in a row: twice as long each time, half a minute at most, never alike."""
+    longest: float = min(30.0, 0.5 * 2 ** min(failures, 10))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 class Server:
@@ -105,11 +106,13 @@ class Server:
 
     async def download(self, url: str, target: Path, most: int) -> None:
         """Into a file, taken up again where it broke off. AwayError, RefusedError where it cannot be had."""
-        failures = 0
+        failures, versions = 0, [""]
         while True:
             before = _size(target)
             try:
-                await self._fetch(urljoin(self.url, url), target, most)
+                await self._fetch(urljoin(self.url, url), target, most, versions)
+            except aiohttp.InvalidURL as error:
+                raise RefusedError(400, f"{url} is no address") from error
             except (aiohttp.ClientError, TimeoutError, ConnectionError, AwayError) as error:
                 failures = 0 if _size(target) > before else failures + 1
                 if failures >= _DOWNLOAD_TRIES:
@@ -118,13 +121,14 @@ class Server:
             else:
                 return
 
-    async def _fetch(self, url: str, target: Path, most: int) -> None:
+    async def _fetch(self, url: str, target: Path, most: int, versions: list[str]) -> None:
+        """`versions` ends with the ETag of what is in the file: only of the same is more to be had."""
         assert self._session is not None
         own = _origin(url) == _origin(self.url)
         have = _size(target)
         headers = {"Accept-Encoding": "identity"} | (self._headers if own else {})
-        if have:
-            headers["Range"] = f"bytes={have}-"
+        if have and versions[-1]:
+            headers |= {"Range": f"bytes={have}-", "If-Range": versions[-1]}
         async with self._session.get(
             url, headers=headers, ssl=self._tls if own else True, allow_redirects=not own,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CALL, sock_read=_STALL),
@@ -135,6 +139,8 @@ class Server:
             if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 have = 0
                 await asyncio.to_thread(_truncate, target)
+            tag = response.headers.get("ETag", "")
+            versions.append("" if tag.startswith("W/") else tag)
             async for chunk in response.content.iter_chunked(_CHUNK):
                 have += len(chunk)
                 if have > most:

@@ -1,4 +1,4 @@
-"""Output on its way to the server: a file of UTF-8, so that nothing waits in memory and nothing is lost in a restart."""
+"""Output on its way to the server: a file of UTF-8, so that nothing waits in memory, and a restart loses nothing."""
 
 import asyncio
 import codecs

@@ -155,7 +155,8 @@ def _operation(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
         }
     if route.uploads:
         # A schema that says nothing: in OpenAPI 3.1 a body of another type is bytes by that alone.
-        operation["requestBody"] = {"required": True, "content": {kind: {} for kind in route.uploads}}
+        form = {} if route.form is None else {"schema": _inline(route.form)}
+        operation["requestBody"] = {"required": True, "content": dict.fromkeys(route.uploads, form)}
     return operation
 
 

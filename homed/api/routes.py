@@ -36,11 +36,11 @@ class Route:
     """One method on one path. A handler returns a value of `response`, or an aiohttp response that it made itself.
 
     `scope` None is open to everybody. `limit` names a class of `config.Limits`, counted by the minute; `hourly` and
-    `burst` may name others: by the hour, and how many come at once (within a second). `change` names the
-    act for the audit log; such a handler runs to its end even where the client goes away. A `body` that is `optional`
-    may be left out: it is what its defaults say then. `uploads` are the media types of a body that the handler reads by
-    itself. `streams` are the media types that it answers with beside JSON; `socket` makes it a WebSocket. `headers` are
-    those that it reads itself.
+    `burst` may name others: by the hour, and how many come at once (within a second). `change` names the act for the
+    audit log; such a handler runs to its end even where the client goes away. A `body` that is `optional` may be left
+    out: it is what its defaults say then. `uploads` are the media types of a body that the handler reads by itself,
+    `form` what a form has. `streams` are the media types that it answers with beside JSON; `socket` makes it a
+    WebSocket. `headers` are those that it reads itself.
     """
 
     method: str
@@ -57,6 +57,7 @@ class Route:
     body: type[msgspec.Struct] | None = None
     optional: bool = False
     uploads: Sequence[str] = ()
+    form: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)

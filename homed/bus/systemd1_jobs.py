@@ -57,7 +57,7 @@ _TYPES = {
     ),
     **dict.fromkeys(("Nice", "OOMScoreAdjust", "SystemCallErrorNumber"), "i"),
     "UMask": "u",
-    **dict.fromkeys(("Environment", "UnsetEnvironment", "Before", "SystemCallArchitectures"), "as"),
+    **dict.fromkeys(("Environment", "UnsetEnvironment", "Before", "SystemCallArchitectures", "InaccessiblePaths"), "as"),
     **dict.fromkeys(("SystemCallFilter", "RestrictAddressFamilies"), "(bas)"),
 }  # fmt: skip
 

@@ -5,8 +5,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from homed.config import Containers
 from homed.containers import backup_labels, policy, restoring, sources
 from homed.containers.engine import Engine
@@ -170,11 +168,11 @@ class Capturing:
 
     def records(self) -> Mapping[str, bytes]:
         """Each service that is not being deleted, as it is stored."""
-        return {one.name: msgspec.json.encode(one) for one in self._services.all() if not one.deleting}
+        return {one.name: self._services.sealing.encode(one) for one in self._services.all() if not one.deleting}
 
     def order(self, records: Mapping[str, bytes]) -> Sequence[str]:
         """What is depended on first. ValidationError."""
-        return [service.name for service in restoring.in_order(restoring.read(*item) for item in records.items())]
+        return [service.name for service in restoring.in_order(self._read(*item) for item in records.items())]
 
     def problems(self, records: Mapping[str, bytes], *, alone: bool = False) -> list[FieldError]:
         """Why these could not be services of this board. It looks at paths, as where a service is stored."""
@@ -188,14 +186,17 @@ class Capturing:
         found: set[str] = set()
         for name, record in records.items():
             try:
-                found |= restoring.mounted_paths(restoring.read(name, record))
+                found |= restoring.mounted_paths(self._read(name, record))
             except ValidationError:
                 continue
         return {path for path in found if not policy.is_the_systems(policy.real_path(path), self._state)}
 
     async def put(self, records: Mapping[str, bytes]) -> None:
         """Have the services as these say, all of them or none. ValidationError, StoreError."""
-        await self._services.put(restoring.in_order(restoring.read(*item) for item in records.items()))
+        await self._services.put(restoring.in_order(self._read(*item) for item in records.items()))
+
+    def _read(self, name: str, record: bytes) -> Service:
+        return restoring.read(name, record, self._services.sealing)
 
     async def settle(self, names: Sequence[str], timeout: float) -> list[str]:
         """Wait until these run, as far as they should; those that do not by then, with why."""

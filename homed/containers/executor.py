@@ -12,9 +12,9 @@ from homed.containers.engine import Engine
 from homed.containers.plan import Step
 from homed.containers.records import Service
 from homed.containers.services import Services
-from homed.containers.spec import ServiceSpec
+from homed.containers.spec import LOCKED, LockedRegistry, ServiceSpec
 from homed.containers.view import View
-from homed.errors import ConflictError, EngineError, HomedError, NotFoundError
+from homed.errors import ConflictError, EngineError, HomedError, NotFoundError, SecretError
 from homed.events import Events
 
 Count = Callable[[str, bool], None]
@@ -118,7 +118,9 @@ class Executor:
         self._events.publish("service.rolled_back", {"name": service.name, "reason": step.text})
 
     async def _pull(self, service: Service, progress: Progress) -> None:
-        image = service.effective.image
+        image, registry = service.effective.image, service.effective.registry
+        if isinstance(registry, LockedRegistry):
+            raise SecretError(LOCKED)
         pulling = Pulling(image)
         told_at = 0.0
 
@@ -132,7 +134,7 @@ class Executor:
 
         self._events.publish("image.pull", {"service": service.name, **pulling.shown()})
         try:
-            await self._engine.pull(image, service.effective.registry, tell)
+            await self._engine.pull(image, registry, tell)
         except HomedError as error:
             data = {"service": service.name, "image": image, "message": error.message}
             self._events.publish("image.pull_failed", data)

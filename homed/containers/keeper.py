@@ -22,6 +22,7 @@ from homed.containers.model import Container
 from homed.containers.plan import Actual, Dependency, Plan, Step, Timing, Wanted
 from homed.containers.records import Service
 from homed.containers.services import Entry, Services
+from homed.containers.spec import LOCKED, LockedRegistry
 from homed.containers.view import View
 from homed.errors import EngineUnavailableError, HomedError
 from homed.events import Events
@@ -281,7 +282,7 @@ class Keeper:
                 wanted="deleted" if wanted.removed else "running" if wanted.run else "stopped",
                 actual=str(container.state) if container is not None else "missing",
                 reason=decided.reason or None,
-                message=decided.message or None,
+                message=decided.message or _to_be_given(service),
                 step=decided.steps[0].act if decided.steps else None,
                 next_try=_wall(decided.next_at),
                 attempts=failures.times,
@@ -322,6 +323,11 @@ class Keeper:
             }
             self._events.publish("service.status", data)
         self._reported(self.name, report)
+
+
+def _to_be_given(service: Service) -> str | None:
+    """What its owner has to give it, though it runs: where nothing is to be pulled, nothing else tells."""
+    return LOCKED if isinstance(service.effective.registry, LockedRegistry) else None
 
 
 def _wall(mono: float | None) -> datetime | None:

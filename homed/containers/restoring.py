@@ -6,17 +6,18 @@ import msgspec
 
 from homed.containers import dependencies
 from homed.containers.records import Service
+from homed.containers.sealing import Sealing
 from homed.containers.services import LONGEST_SPEC, MOST_SERVICES, Services
 from homed.containers.sources import mounted
 from homed.containers.spec import ServiceName, ServiceSpec, parse_volume
 from homed.errors import FieldError, HomedError, ValidationError
 
 
-def read(name: str, record: bytes) -> Service:
+def read(name: str, record: bytes, sealing: Sealing) -> Service:
     """ValidationError where it is not a service of this name."""
     field = f"services.{name[:64]}"
     try:
-        service = msgspec.json.decode(record, type=Service)
+        service = sealing.decode(record)
         msgspec.convert(name, ServiceName)
     except ValidationError as error:
         raise ValidationError([FieldError(f"{field}.{e.field}", e.message) for e in error.errors]) from error
@@ -46,7 +47,7 @@ def problems(records: Mapping[str, bytes], present: Services, *, alone: bool) ->
     services: list[Service] = []
     for name, record in records.items():
         try:
-            services.append(read(name, record))
+            services.append(read(name, record, present.sealing))
         except ValidationError as error:
             errors += error.errors
     for service in services:

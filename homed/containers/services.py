@@ -9,6 +9,7 @@ import msgspec
 from homed.clock import now
 from homed.containers import dependencies
 from homed.containers.records import Rejected, Service
+from homed.containers.sealing import Sealing
 from homed.containers.spec import ServiceSpec
 from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
 from homed.store.base import Store
@@ -26,9 +27,12 @@ class Entry(NamedTuple):
 
 
 class Services:
-    """`allow` refuses what a spec may not ask of this board (it returns the wrong fields)."""
+    """`allow` refuses what a spec may not ask of this board (it returns the wrong fields). `sealing` is how services
+    are stored.
+    """
 
-    def __init__(self, store: Store, allow: Callable[[ServiceSpec], list[FieldError]]):
+    def __init__(self, store: Store, allow: Callable[[ServiceSpec], list[FieldError]], sealing: Sealing):
+        self.sealing = sealing
         self._store = store
         self._allow = allow
         self._entries: dict[str, Entry] = {}
@@ -42,7 +46,7 @@ class Services:
 
     async def load(self) -> None:
         for record in await self._store.list(BUCKET):
-            self._entries[record.key] = Entry(msgspec.json.decode(record.value, type=Service), record.revision)
+            self._entries[record.key] = Entry(self.sealing.decode(record.value), record.revision)
 
     def names(self) -> list[str]:
         return list(self._entries)
@@ -146,7 +150,7 @@ class Services:
             revisions = await self._store.put_all(
                 BUCKET,
                 [
-                    (one.name, msgspec.json.encode(one), known[one.name].revision if one.name in known else 0)
+                    (one.name, self.sealing.encode(one), known[one.name].revision if one.name in known else 0)
                     for one in changed
                 ],
             )
@@ -167,7 +171,7 @@ class Services:
                 await self._write(new, entry.revision)
 
     async def _write(self, service: Service, revision: int) -> Entry:
-        return self._took(service, await self._store.put(BUCKET, service.name, msgspec.json.encode(service), revision))
+        return self._took(service, await self._store.put(BUCKET, service.name, self.sealing.encode(service), revision))
 
     def _took(self, service: Service, revision: int) -> Entry:
         """It is written."""

@@ -28,6 +28,7 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _MOST_ENTRIES = 256  # of a list: each is looked at on the board or by the engine
 _SMALLEST_MEMORY = 6 * 1024 * 1024  # Docker Engine refuses less
 MANAGED_LABEL = "io.homei.managed"
+LOCKED = "the password of its registry cannot be opened any more: it must be given again"
 SERVICE_LABEL = "io.homed.service"
 DIGEST_LABEL = "io.homed.spec"
 
@@ -53,6 +54,18 @@ class Registry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     username: Annotated[str, Meta(min_length=1, max_length=255)]
     password: Annotated[str, Meta(min_length=1, max_length=8192)]
+
+    def __repr__(self) -> str:
+        return f"Registry({self.username!r})"
+
+
+class LockedRegistry(Registry, frozen=True):
+    """One whose password cannot be opened any more, as it was `sealed`: it must be given again."""
+
+    sealed: str
+
+    def __repr__(self) -> str:
+        return f"LockedRegistry({self.username!r})"
 
 
 class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -58,7 +58,7 @@ def _become_shell(commands: str) -> None:
 
 def evaluate() -> int:
     """Evaluate the expression on standard input."""
-    from homed.jobs.tasks import evaluation
+    from homed.jobs.tasks.evaluation import main as evaluation
 
     return evaluation.main()
 

@@ -66,7 +66,8 @@ def launch(job: Job, place: Place, config: Config) -> Launch:
             made = bare._replace(argv=argv, files=(script,), reads=(script.path,))
         case Archive():
             # The name alone: what an address leads to lies among the uploads, or nowhere.
-            archive = place.uploads / (Path(job.work.url).name or "none")
+            name = Path(job.work.url).name
+            archive = place.uploads / (name if name not in ("", "..") else "none")
             limits = (str(config.workers.unpacked_limit), str(config.workers.members))
             # A page's form ends lines as the network does.
             lines = job.work.command.replace("\r\n", "\n")

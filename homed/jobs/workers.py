@@ -319,21 +319,22 @@ class Workers:
 
     async def _claim(self, id: str | None, address: str) -> Job | None:
         """One that is claimed while its claimer goes away waits again."""
-        task = asyncio.ensure_future(self._take(id, address))
+        whose = claimants.candidates(address, self._pollers()) if id is None else frozenset()
+        # Counted at once: the next who asks must not be given what is this one's to have.
+        self._asking[id] += 1
+        task = asyncio.create_task(self._take(id, whose))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             self._act(self._undo(task))
             raise
 
-    async def _take(self, id: str | None, address: str) -> Job | None:
+    async def _take(self, id: str | None, whose: frozenset[str]) -> Job | None:
         node = None if id is None else self._node(self._presence(id), room=1)
 
         def fits(job: Job) -> bool:
             return node is None or not placement.refusal(node, WORKER, job.requirements)
 
-        whose = claimants.candidates(address, self._pollers()) if id is None else frozenset()
-        self._asking[id] += 1
         try:
             job = await self._jobs.claims.claim(id, fits)
         finally:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from tests.bench import archives, backups, idle, incremental, listing, logs, pause, requests, starting, updates
+from tests.bench import archives, backups, idle, incremental, listing, logs, pause, requests, starting, units, updates
 from tests.bench.bed import Bed
 from tests.bench.figures import Figure, table
 from tests.boards.rig.process import command
@@ -33,6 +33,7 @@ _BENCHMARKS: Final = {
     "incremental": _Benchmark(incremental.run, incremental.why_not),
     "backups": _Benchmark(backups.run),
     "pause": _Benchmark(pause.run, pause.why_not),
+    "units": _Benchmark(units.run, units.why_not),
 }
 
 

@@ -15,12 +15,14 @@ from homed.containers.engine import Engine
 from homed.containers.executor import Executor
 from homed.containers.model import from_inspect
 from homed.containers.plan import STAND_IN, START, Step
+from homed.containers.sealing import Sealing
 from homed.containers.services import Services
 from homed.containers.spec import DIGEST_LABEL, MANAGED_LABEL, SERVICE_LABEL, ServiceSpec
 from homed.containers.view import View
 from homed.errors import ConflictError, EngineError, EngineUnavailableError, HomedError, ValidationError
 from homed.events import Events
 from homed.store.sqlite import SqliteStore
+from homed.vault import Vault
 from tests.support.fake_engine import FakeEngine
 
 STATE = Path("/var/lib/homed")
@@ -180,7 +182,7 @@ async def test_what_services_hold_is_bounded(tmp_path: Path, monkeypatch: pytest
     """They are read at each start: more than fits into the memory would keep homed from ever starting again."""
     store = SqliteStore(tmp_path / "homed.db")
     await store.open()
-    kept = Services(store, lambda spec: [])
+    kept = Services(store, lambda spec: [], Sealing(Vault(bytes(32))))
     big = ServiceSpec(image="app:1", environment={f"V{i}": "x" * 4096 for i in range(20)})
     with pytest.raises(ValidationError, match="at most 65536 bytes"):
         await kept.create("web", big, enabled=True)
@@ -211,7 +213,7 @@ async def test_a_folder_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(services, "_LOOK", 0.05)
     store = SqliteStore(tmp_path / "homed.db")
     await store.open()
-    kept = Services(store, look)
+    kept = Services(store, look, Sealing(Vault(bytes(32))))
     try:
         with pytest.raises(ValidationError, match="could not be looked at"):
             await kept.create("web", ServiceSpec(image="app:1", volumes=("/mnt/nfs:/x",)), enabled=True)

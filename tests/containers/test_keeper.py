@@ -18,6 +18,7 @@ from homed.containers.executor import Executor
 from homed.containers.keeper import Report
 from homed.containers.reconciler import Reconciler
 from homed.containers.records import Service
+from homed.containers.sealing import Sealing
 from homed.containers.services import Services
 from homed.containers.spec import HealthCheck, ServiceSpec
 from homed.containers.streams import Streams
@@ -25,6 +26,7 @@ from homed.containers.view import View
 from homed.errors import EngineError, EngineUnavailableError
 from homed.events import Event, Events
 from homed.store.sqlite import SqliteStore
+from homed.vault import Vault
 from tests.support.fake_engine import FakeEngine
 
 _DEADLINE = 20.0
@@ -84,7 +86,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     config = Containers(settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1)
     store = SqliteStore(tmp_path / "homed.db")
     await store.open()
-    services = Services(store, lambda spec: [])
+    services = Services(store, lambda spec: [], Sealing(Vault(bytes(32))))
     view = View(cast(Engine, engine), cast(Streams, engine), events, lambda: 30.0)
     executor = Executor(
         cast(Engine, engine), view, services, events, lambda: config, tmp_path, lambda step, worked: None

@@ -16,12 +16,14 @@ from homed.containers.engine import Engine
 from homed.containers.executor import Executor
 from homed.containers.keeper import Report
 from homed.containers.reconciler import Reconciler
+from homed.containers.sealing import Sealing
 from homed.containers.services import Services
 from homed.containers.spec import ServiceSpec
 from homed.containers.streams import Streams
 from homed.containers.view import View
 from homed.events import Events
 from homed.store.sqlite import SqliteStore
+from homed.vault import Vault
 
 _DEADLINE = 30.0
 
@@ -75,7 +77,7 @@ async def board(
     settings = Containers(settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1)
     events, store = Events(), SqliteStore(state / "homed.db")
     await store.open()
-    services = Services(store, lambda spec: policy.violations(spec, settings, state))
+    services = Services(store, lambda spec: policy.violations(spec, settings, state), Sealing(Vault(bytes(32))))
     await services.load()
     view = View(engine, streams, events, lambda: 30.0)
     executor = Executor(engine, view, services, events, lambda: settings, state, lambda step, worked: None)

@@ -100,9 +100,9 @@ class Deleting(msgspec.Struct, frozen=True):
 
 
 class Upload(msgspec.Struct, frozen=True):
-    """A form with one file."""
+    """A form with one file: a private key, as PEM."""
 
-    pem_file: Annotated[str, Meta(description="The private key, as PEM.", extra_json_schema={"format": "binary"})]
+    pem_file: Annotated[str, Meta(extra_json_schema={"format": "binary"})]
 
 
 def shown(host: Host) -> ServerShown:

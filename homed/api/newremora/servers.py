@@ -17,6 +17,7 @@ from homed.api.newremora.server_answers import (
     ServerShown,
     Summary,
     Tested,
+    Upload,
     Uploaded,
     shown,
 )
@@ -51,7 +52,7 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
 
     one: dict[str, Any] = {"params": {"server_id": "The server's id."}}
     upload: dict[str, Any] = {
-        "scope": Scope.OPERATE, "uploads": (forms.MEDIA,), "status": 201, "errors": (400, 413, 415),
+        "scope": Scope.OPERATE, "uploads": (forms.MEDIA,), "form": Upload, "status": 201, "errors": (400, 413, 415),
         "change": "host.upload_key",
     }  # fmt: skip
     return [

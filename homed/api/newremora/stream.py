@@ -8,10 +8,9 @@ import msgspec
 from aiohttp import web
 
 from homed import clock
-from homed.access.scopes import Scope
 from homed.api import sse
 from homed.api.newremora.answers import exit_code, shown_status
-from homed.api.routes import Call, Route
+from homed.api.routes import Call
 from homed.api.sse import EventStreams
 from homed.jobs.following import Item, is_over, place
 from homed.jobs.output.order import Stream
@@ -25,15 +24,6 @@ class Followed(Protocol):
     async def get(self, id: str) -> Job: ...
 
     def follow(self, id: str, last_event_id: str = "") -> AsyncGenerator[Item, None]: ...
-
-
-def routes(jobs: Followed, streams: EventStreams) -> list[Route]:
-    stream = JobStream(jobs, streams)
-    return [
-        Route("GET", "/api/v1/jobs/{job_id}/stream", stream.follow, "Follow a job's states and output", "Jobs", "jobs",
-              scope=Scope.OPERATE, params={"job_id": "The job's id."}, errors=(404, 503), statuses=(204,),
-              streams=("text/event-stream",)),
-    ]  # fmt: skip
 
 
 class JobStream:

@@ -43,7 +43,7 @@ class RequirementsShown(msgspec.Struct, frozen=True, kw_only=True):
     required_tags: Sequence[str]
     gpu_required: bool
     internet_required: bool
-    timeout_seconds: float | None
+    timeout_seconds: int | float | None
     max_retries: int
 
 
@@ -231,9 +231,14 @@ def percent(progress: float | None) -> float | None:
 def _requirements(job: Job) -> RequirementsShown:
     return RequirementsShown(
         **{name: getattr(job.requirements, name) for name in job.requirements.__struct_fields__},
-        timeout_seconds=job.timeout,
+        timeout_seconds=_whole(job.timeout),
         max_retries=job.max_retries,
     )
+
+
+def _whole(seconds: float | None) -> int | float | None:
+    """Whole ones without a fraction, as they were sent."""
+    return int(seconds) if seconds is not None and seconds == int(seconds) else seconds
 
 
 def _task(job: Job) -> Task:

@@ -12,9 +12,9 @@ from homed.jobs.output.files import Files
 from homed.jobs.output.order import Run, Stream
 from homed.jobs.output.signals import Signal
 
-PIECE = 16 * 1024
-_MOST_HELD = 32
-_AHEAD = 4
+PIECE = 4 * 1024  # an event that holds it twice, each byte escaped, is still small
+_MOST_HELD = 64
+_AHEAD = 8
 _ALL = 1 << 56
 _CHUNK = 1024 * 1024
 _T = TypeVar("_T")
@@ -29,8 +29,8 @@ class Piece(NamedTuple):
 
 
 class Output:
-    """`attend` is told when it is written to, is followed, is so no longer, or has ended. A job may have `path(stream)` open with
-    O_APPEND: what it writes there is seen by the watch (`Outputs.run`).
+    """`attend` is told when it is written to, is followed, is so no longer, or has ended. A job may have `path(stream)`
+    open with O_APPEND: what it writes there is seen by the watch (`Outputs.run`).
 
     Its coroutines are for the event loop; `read`, `excerpt` and `combined` block, and are for a thread.
     """

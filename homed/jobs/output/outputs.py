@@ -103,15 +103,13 @@ class Outputs:
             self._woken.clear()
             if not self._active and not self._watched:
                 await self._woken.wait()
-            at = self._loop.time()
-            due = {output for output in (*self._watched, *self._grown, *self._infants()) if not output.finished}
-            if at >= seldom:
-                seldom = at + _SELDOM
-                due.update(self._active.values())
-            self._grown.clear()
-            await self._look(list(due))
-            quick = bool(self._watched or self._grown or self._young)
-            await self._pause(_OFTEN if quick else max(_OFTEN, seldom - self._loop.time()))
+            is_time_for_all = self._loop.time() >= seldom
+            if is_time_for_all:
+                seldom = self._loop.time() + _SELDOM
+            await self._look(self._due(everything=is_time_for_all))
+            await asyncio.sleep(_OFTEN)
+            if not (self._watched or self._grown or self._young):
+                await self._pause(seldom - self._loop.time())
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -127,12 +125,17 @@ class Outputs:
                 self._grown.add(output)
                 await output.tell(output.end if position is None else position)
 
-    def _infants(self) -> list[Output]:
-        """Those that were made just now: they begin with much, or end soon."""
+    def _due(self, *, everything: bool) -> list[Output]:
+        """Those that are followed, that have just grown, and that were made just now: these begin with much, or end
+        soon.
+        """
         at = time.monotonic()
+        due = self._watched | self._grown
+        self._grown.clear()
         with self._lock:
             self._young = {key: until for key, until in self._young.items() if until > at and key in self._active}
-            return [self._active[key] for key in self._young]
+            due.update(self._active.values() if everything else [self._active[key] for key in self._young])
+        return [output for output in due if not output.finished]
 
     async def _pause(self, seconds: float) -> None:
         """Shorter where something new wants to be watched."""
@@ -157,7 +160,7 @@ class Outputs:
 
     def _wake(self) -> None:
         loop = self._loop
-        if loop is not None:
+        if loop is not None and not self._woken.is_set():
             with contextlib.suppress(RuntimeError):  # it is closed
                 loop.call_soon_threadsafe(self._woken.set)
 

@@ -12,7 +12,6 @@ import msgspec
 from homed.errors import JobError
 from homed.jobs.spawner.messages import Begun, Ended, Frames, Said, Start, frame
 
-
 _PATIENCE = 1.0
 
 

@@ -119,7 +119,8 @@ def _unprivileged(user: str) -> dict[str, Value]:
     """Who is configured gets to its own home and files; else it is nobody's user, and only its own folders are its."""
     if user:
         return {**_NO_MORE_POWER, "User": user}
-    return {**_NO_MORE_POWER, "DynamicUser": True, "ProtectSystem": "strict", "ProtectHome": "yes"}
+    # Not ProtectHome=yes: /root and /run/user/* are closed to it as they are.
+    return {**_NO_MORE_POWER, "DynamicUser": True, "ProtectSystem": "strict", "InaccessiblePaths": ["-/home"]}
 
 
 # An expression needs nothing of the board but the interpreter.
@@ -127,7 +128,7 @@ _EVALUATION: dict[str, Value] = {
     "PrivateNetwork": True,
     "PrivateDevices": True,
     "PrivateIPC": True,
-    "ProtectHome": "tmpfs",
+    "ProtectHome": "yes",
     "ProtectProc": "invisible",
     "ProcSubset": "pid",
     "ProtectKernelTunables": True,

@@ -27,7 +27,8 @@ NAME = "subprocess"
 _EVERY: Final = 0.02
 _AGAIN: Final = 1.0
 _SOON: Final = 1.0
-_RUN = Path("/run/homed-jobs")
+_NOBODY = "nobody"
+_ON_DISK = "/var/tmp/homed-jobs"  # noqa: S108  it is looked at before it is used: _make_own
 _Key = tuple[str, int]
 
 
@@ -35,7 +36,7 @@ def places(state: Path) -> Path:
     """Where jobs get their folders. Other users' jobs must be able to reach theirs, and the state is closed to them."""
     if os.geteuid() != 0:
         return state / "places"
-    return _RUN / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]
+    return Path(f"{_ON_DISK}-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]}")
 
 
 class _Active:
@@ -47,7 +48,8 @@ class _Active:
 
 
 class Subprocesses:
-    """A Runner. `places` is a folder of its own for the jobs' folders, `boot` names this boot."""
+    """A Runner. Where it is root that homed runs as, a job for which no user is configured is nobody's: root's own are
+    those alone for which it is named. `places` is a folder of its own for the jobs' folders, `boot` names this boot."""
 
     def __init__(self, places: Path, uploads: Path, config: Callable[[], Config], boot: str):
         self._places = places
@@ -58,6 +60,7 @@ class Subprocesses:
         self._connecting = asyncio.Lock()
         self._active: dict[_Key, _Active] = {}
         self._cleared: set[_Key] = set()
+        self._users: dict[str, Ids | None] = {}
 
     async def close(self) -> None:
         """What runs goes on; its spawner waits for it."""
@@ -124,12 +127,13 @@ class Subprocesses:
 
     async def _taken_up(self, attempt: Attempt) -> Result | None:
         job, folder = attempt.job, attempt.output.folder
+        ours = job.handle is not None and job.handle.runner == NAME and job.handle.pid != 0
         if await self._never(folder):
-            if job.handle is not None:
+            if ours:
                 return _lost("nothing is left of what was kept of it")
             return None
         process = marks.process(folder)
-        if job.handle is None and process is not None:
+        if not ours and process is not None:
             handle = Handle(runner=NAME, boot=process.boot, pid=process.pid, started=process.started)
             await attempt.started(handle)
         return await self._follow(attempt)
@@ -167,12 +171,14 @@ class Subprocesses:
     async def _request(self, attempt: Attempt) -> Start:
         job, config = attempt.job, self._config()
         base = self._place(job)
-        place = Place(base / "home", base, self._uploads)
+        # A folder costs more than most of what is done for a job: without files of its own one is enough.
+        place = Place(base if isinstance(job.work, Command) else base / "home", base, self._uploads)
         if isinstance(job.work, Command):
             made = launch(job, place, config)
         else:
             made = await asyncio.to_thread(launch, job, place, config)
-        ids = await asyncio.to_thread(_ids, made.user) if made.user else None
+        user = made.user or (_NOBODY if os.geteuid() == 0 else "")
+        ids = await self._ids(user) if user else None
         return _start(attempt, made, base, ids, config.limits.memory)
 
     async def _connected(self) -> Connection:
@@ -181,6 +187,12 @@ class Subprocesses:
                 await asyncio.to_thread(_make_own, self._places)
                 self._connection = await connect(self._boot)
             return self._connection
+
+    async def _ids(self, name: str) -> Ids | None:
+        """Asked once: it may be a server that knows."""
+        if name not in self._users:
+            self._users[name] = await asyncio.to_thread(_ids, name)
+        return self._users[name]
 
     def _handle(self, begun: Begun) -> Handle:
         return Handle(runner=NAME, boot=self._boot, pid=begun.pid, started=begun.started)

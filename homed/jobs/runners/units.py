@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -114,12 +114,15 @@ class UnitRunner:
         self._doomed.discard(name)
         self._units.release(name, failed=self._failed.pop(name, None))
 
-    async def sweep(self, active: Callable[[], set[str]]) -> None:
-        """Let go of units whose results are durable: homed was ended before it could. `active` are the names of those
-        that are still needed, asked for after systemd.
+    async def close(self) -> None:
+        """Units go on by themselves."""
+
+    async def sweep(self, active: Callable[[], Iterable[Job]]) -> None:
+        """Let go of units whose results are durable, but homed was ended before it could. `active` are the jobs that
+        have not ended, asked for after systemd.
         """
         found = await _until_asked(lambda: self._units.standings(PATTERN))
-        for name in found.keys() - active():
+        for name in found.keys() - {unit_name(job) for job in active()}:
             self._units.release(name, failed=None)
 
     async def _followed(self, attempt: Attempt, act: Callable[[_Unit], Awaitable[_T]]) -> _T:

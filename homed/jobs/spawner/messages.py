@@ -25,8 +25,8 @@ class File(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Start an attempt, whose marks and output are in `folder`. `place` is a folder to be made for it, with `home` in
-    it; `memory` is in bytes, 0 for no limit.
+    """Start an attempt, whose marks and output are in `folder`. `place` is a folder to be made for it, and `home`
+    that or one in it; `memory` is in bytes, 0 for no limit.
     """
 
     key: int

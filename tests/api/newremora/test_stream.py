@@ -125,10 +125,10 @@ async def test_two_clients_read_all_of_one_stream_of_which_one_is_slow(job: OneJ
     go_on = asyncio.Event()
     fast, slow = asyncio.create_task(job.events()), asyncio.create_task(job.events(hold=go_on))
     await asyncio.sleep(0.1)
-    await job.run("import sys\nfor n in range(500000): print(n, 'ä', file=(sys.stdout, sys.stderr)[n % 2])")
+    await job.run("import sys\nfor n in range(300000): print(n, 'ä', file=(sys.stdout, sys.stderr)[n % 2])")
     quick = await fast
     go_on.set()
-    out, err = ("".join(f"{number} ä\n" for number in range(first, 500_000, 2)) for first in (0, 1))
+    out, err = ("".join(f"{number} ä\n" for number in range(first, 300_000, 2)) for first in (0, 1))
     for events in (quick, await slow):
         assert (content(events, "stdout"), content(events, "stderr")) == (out, err)
         assert events[0].data["status"] == "queued"

@@ -46,7 +46,8 @@ def test_without_a_user_it_has_one_of_its_own_and_writes_nothing(tmp_path: Path)
     settings = program(tmp_path, Command("true")).settings
 
     assert "User" not in settings
-    assert (settings["DynamicUser"], settings["ProtectSystem"], settings["ProtectHome"]) == (True, "strict", "yes")
+    assert (settings["DynamicUser"], settings["ProtectSystem"]) == (True, "strict")
+    assert settings["InaccessiblePaths"] == ["-/home"]
     assert (settings["NoNewPrivileges"], settings["CapabilityBoundingSet"]) == (True, 0)
 
 
@@ -55,7 +56,7 @@ def test_a_configured_user_has_its_own_files_but_no_more_power(tmp_path: Path) -
     settings = program(tmp_path, Command("true"), config, user="deploy").settings
 
     assert settings["User"] == "deploy"
-    assert "ProtectHome" not in settings
+    assert "InaccessiblePaths" not in settings
     assert "DynamicUser" not in settings
     assert (settings["NoNewPrivileges"], settings["CapabilityBoundingSet"], settings["PrivateTmp"]) == (True, 0, True)
 

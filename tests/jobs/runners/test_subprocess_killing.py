@@ -42,9 +42,9 @@ async def _begun(w: World, one: Job, said: str = "ready") -> "asyncio.Task[Resul
     ],
     ids=["plain", "ignores TERM", "stopped", "stopped and ignores TERM", "with others"],
 )
-async def test_a_job_is_ended_with_all_of_its_processes(tmp_path: Path, line: str, name: str) -> None:
+async def test_a_job_is_ended_with_all_of_its_processes(root: Path, line: str, name: str) -> None:
     one = job(Command(line))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = await _begun(w, one)
         await w.runner.kill(one)
         result = await task
@@ -52,27 +52,27 @@ async def test_a_job_is_ended_with_all_of_its_processes(tmp_path: Path, line: st
     assert result.signal == name
 
 
-async def test_one_that_left_its_session_twice_is_ended(tmp_path: Path) -> None:
+async def test_one_that_left_its_session_twice_is_ended(root: Path) -> None:
     one = job(Script(_DAEMON, "python3"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = await _begun(w, one)
         await w.runner.kill(one)
         assert (await task).signal == "SIGKILL"
         assert processes_of(one) == []
 
 
-async def test_a_job_that_handles_term_says_how_it_ended(tmp_path: Path) -> None:
+async def test_a_job_that_handles_term_says_how_it_ended(root: Path) -> None:
     one = job(Command("trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.01; done"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = await _begun(w, one)
         await w.runner.kill(one)
         assert (await task).exit_code == 3
     assert w.text(one) == "ready\nbye\n"
 
 
-async def test_a_job_that_makes_processes_without_end_is_ended(tmp_path: Path) -> None:
+async def test_a_job_that_makes_processes_without_end_is_ended(root: Path) -> None:
     one = job(Command("trap '' TERM; echo ready; while :; do (setsid sleep 1000 &) ; sleep 0.01; done"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = await _begun(w, one)
         await asyncio.sleep(0.3)
         await w.runner.kill(one)
@@ -80,9 +80,9 @@ async def test_a_job_that_makes_processes_without_end_is_ended(tmp_path: Path) -
         gone(one)
 
 
-async def test_others_go_on(tmp_path: Path) -> None:
+async def test_others_go_on(root: Path) -> None:
     one, other = job(Command("echo ready; sleep 1000")), job(Command("echo ready; sleep 3; echo whole"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task, goes_on = await _begun(w, one), await _begun(w, other)
         await w.runner.kill(one)
         await task
@@ -90,17 +90,17 @@ async def test_others_go_on(tmp_path: Path) -> None:
     assert w.text(other) == "ready\nwhole\n"
 
 
-async def test_to_kill_what_has_ended_or_never_was_is_nothing(tmp_path: Path) -> None:
+async def test_to_kill_what_has_ended_or_never_was_is_nothing(root: Path) -> None:
     one = job(Command("true"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         await w.runner.kill(one)
         await w.run(one)
         await w.runner.kill(one)
 
 
-async def test_a_job_that_is_killed_as_it_begins_is_gone(tmp_path: Path) -> None:
+async def test_a_job_that_is_killed_as_it_begins_is_gone(root: Path) -> None:
     one = job(Command("sleep 1000"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = asyncio.create_task(w.runner.run(w.attempt(one)))
         await asyncio.sleep(0)
         await w.runner.kill(one)
@@ -108,9 +108,9 @@ async def test_a_job_that_is_killed_as_it_begins_is_gone(tmp_path: Path) -> None
         gone(one)
 
 
-async def test_where_the_spawner_was_killed_the_job_goes_on_and_nobody_says_how_it_ended(tmp_path: Path) -> None:
+async def test_where_the_spawner_was_killed_the_job_goes_on_and_nobody_says_how_it_ended(root: Path) -> None:
     one = job(Command("echo ready; sleep 1; echo whole"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = await _begun(w, one)
         kill(w.spawner_of(one))
         result = await task
@@ -120,9 +120,9 @@ async def test_where_the_spawner_was_killed_the_job_goes_on_and_nobody_says_how_
         assert (await w.run(job(Command("true")))).good
 
 
-async def test_a_job_without_its_spawner_is_ended_all_the_same(tmp_path: Path) -> None:
+async def test_a_job_without_its_spawner_is_ended_all_the_same(root: Path) -> None:
     one = job(Command("trap '' TERM; (setsid sleep 1000 &); echo ready; while :; do sleep 1000; done"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = await _begun(w, one)
         kill(w.spawner_of(one))
         await w.runner.kill(one)
@@ -130,9 +130,9 @@ async def test_a_job_without_its_spawner_is_ended_all_the_same(tmp_path: Path) -
         assert processes_of(one) == []
 
 
-async def test_a_spawner_is_not_ended_by_a_polite_signal(tmp_path: Path) -> None:
+async def test_a_spawner_is_not_ended_by_a_polite_signal(root: Path) -> None:
     one = job(Command("echo ready; sleep 1; exit 5"))
-    async with world(tmp_path) as w:
+    async with world(root) as w:
         task = await _begun(w, one)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(w.spawner_of(one), number)

@@ -19,6 +19,7 @@ from homed.jobs.unpack.limits import Limits
 from tests.support.hostile_archives import Entry, as_tar, as_zip, taken
 
 Make = Callable[[list[Entry]], io.BytesIO]
+_PLAIN = bytes
 both = pytest.mark.parametrize("make", [as_zip, as_tar])
 
 
@@ -79,7 +80,12 @@ def test_a_hard_link_to_what_is_no_file_before_it_is_refused(target: str) -> Non
 _steps = st.sampled_from(["..", ".", "a", "b", "l", "m", "", "/", "C:"])
 _paths = st.lists(_steps, min_size=1, max_size=5).map("/".join)
 _entries = st.builds(
-    Entry, _paths, st.binary(max_size=10), st.sampled_from(["file", "dir", "link", "hard", "fifo"]), _paths
+    Entry,
+    _paths,
+    st.binary(max_size=10),
+    st.sampled_from(["file", "dir", "link", "hard", "fifo"]),
+    _paths,
+    st.just(0o644),
 )
 
 
@@ -99,13 +105,11 @@ def test_a_damaged_archive_does_no_harm(make: Make, seed: int, flips: int) -> No
     taken(io.BytesIO(data))
 
 
-@pytest.mark.parametrize("pack", [lambda d: d, gzip.compress, lzma.compress], ids=["plain", "gz", "xz"])
-@pytest.mark.parametrize("make", [as_zip, as_tar])
+@pytest.mark.parametrize(
+    ("make", "pack"), [(as_zip, _PLAIN), (as_tar, _PLAIN), (as_tar, gzip.compress), (as_tar, lzma.compress)]
+)
 def test_a_truncated_archive_is_no_whole_one(make: Make, pack: Callable[[bytes], bytes]) -> None:
-    if make is as_zip and pack is not gzip.compress:
-        data = make([Entry(str(n), random.Random(n).randbytes(5000)) for n in range(3)]).getvalue()
-    else:
-        data = pack(make([Entry(str(n), random.Random(n).randbytes(5000)) for n in range(3)]).getvalue())
+    data = pack(make([Entry(str(n), random.Random(n).randbytes(5000)) for n in range(3)]).getvalue())
     for part in (0, 3, 100, len(data) // 3, len(data) // 2):
         assert _code(taken(io.BytesIO(data[:part]))) == "BAD_ARCHIVE", part
 
@@ -124,13 +128,11 @@ def test_more_members_than_allowed_are_refused(make: Make) -> None:
     assert len(taken(make(entries[:1000]))) == 1000  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("form", ["zip", "gz", "xz"])
-def test_a_bomb_is_stopped_by_how_much_more_it_is_than_it_was(form: str) -> None:
+@pytest.mark.parametrize(("make", "pack"), [(as_zip, _PLAIN), (as_tar, gzip.compress), (as_tar, lzma.compress)])
+def test_a_bomb_is_stopped_by_how_much_more_it_is_than_it_was(make: Make, pack: Callable[[bytes], bytes]) -> None:
     limits = Limits(size=1 << 40, members=10)
     entries = [Entry("zeros", bytes(100 << 20))]
-    made = as_zip(entries) if form == "zip" else as_tar(entries)
-    pack = {"zip": lambda d: d, "gz": gzip.compress, "xz": lzma.compress}[form]
-    found = taken(io.BytesIO(pack(made.getvalue())), limits)
+    found = taken(io.BytesIO(pack(make(entries).getvalue())), limits)
     assert _code(found) == "UNSAFE_ARCHIVE"
     assert "200 times" in str(found)
 

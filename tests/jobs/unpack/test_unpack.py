@@ -7,7 +7,6 @@ import lzma
 import os
 import stat
 import subprocess
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path

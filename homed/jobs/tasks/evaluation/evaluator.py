@@ -21,7 +21,7 @@ from homed.jobs.tasks.evaluation.bounds import (
 )
 from homed.jobs.tasks.evaluation.functions import FUNCTIONS, MATH, METHODS, formatted, shown, text
 
-STEPS = 5_000_000
+STEPS = 2_000_000
 DEEPEST = 150
 _CONVERSIONS: Mapping[int, Callable[[Any], str]] = {ord("s"): text, ord("r"): shown, ord("a"): shown}
 _Names = Mapping[str, Any]

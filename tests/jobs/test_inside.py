@@ -1,0 +1,80 @@
+"""What homed itself runs inside of jobs, through the runner that starts it."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from homed.config.jobs import Jobs as Config
+from homed.config.jobs import JobWorkers
+from homed.jobs import inside
+from homed.jobs.records import Archive, Job, Task
+from tests.support.hostile_archives import Entry, as_tar, as_zip
+from tests.support.subprocess_world import World, job, world
+
+# As what Python itself is installed for: a developer's may lie in a home that is closed to nobody.
+_CONFIG = Config(users=("root",))
+
+
+def _archive(w: World, made: io.BytesIO, command: str) -> Job:
+    w.uploads.mkdir(exist_ok=True)
+    (w.uploads / "1-a.zip").write_bytes(made.getvalue())
+    return job(Archive(command, "/uploads/1-a.zip", "a.zip"), user=_own())
+
+
+def _own() -> str:
+    import os
+    import pwd
+
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+async def test_commands_run_in_the_unpacked_archive(root: Path) -> None:
+    made = as_zip([Entry("run", b"#!/bin/sh\necho ran $1\n", mode=0o755), Entry("d/x", b"in d\n")])
+    async with world(root, _CONFIG) as w:
+        one = _archive(w, made, "./run it\r\ncat d/x\r\nls -A\r\ncat\r\ngrep SigIgn /proc/self/status")
+        assert (await w.run(one)).good, w.text(one, "stderr")
+    *lines, ignored = w.text(one).splitlines()
+    assert lines == ["ran it", "in d", "d", "run"]
+    assert int(ignored.split()[1], 16) & ~(0b11 << 31) == 0
+
+
+async def test_they_stop_at_the_first_line_that_fails(root: Path) -> None:
+    async with world(root, _CONFIG) as w:
+        one = _archive(w, as_tar([Entry("a")]), "echo 1\n(exit 3)\necho 2")
+        assert (await w.run(one)).exit_code == 3
+    assert w.text(one) == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (as_zip([Entry("../x", b"")]), "UNSAFE_ARCHIVE"),
+        (as_zip([Entry(str(n)) for n in range(11)]), "UNSAFE_ARCHIVE"),
+        (io.BytesIO(b"no archive"), "BAD_ARCHIVE"),
+    ],
+)
+async def test_an_archive_that_is_not_taken_runs_nothing(root: Path, made: io.BytesIO, said: str) -> None:
+    config = Config(users=("root",), workers=JobWorkers(members=10))
+    async with world(root, config) as w:
+        one = _archive(w, made, "echo ran")
+        assert (await w.run(one)).exit_code == 125
+    assert said in w.text(one, "stderr")
+    assert w.text(one) == ""
+
+
+async def test_an_expression_is_evaluated(root: Path) -> None:
+    async with world(root, _CONFIG) as w:
+        one = job(Task("python_eval", {"expression": "6 * 7"}), user=_own())
+        assert (await w.run(one)).good, w.text(one, "stderr")
+    assert w.text(one) == '{"result":42}'
+
+
+def test_a_wrong_call_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside.main(["archive"]) == 2
+    assert "usage" in capsys.readouterr().err
