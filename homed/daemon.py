@@ -206,6 +206,10 @@ class Daemon:
 
     def _families(self) -> Families:
         families: list[tuple[Family, Sequence[Route]]] = []
+        # First: they add to answers that the others make.
+        with_jobs = jobs.families(
+            self.jobs, lambda: self._config.jobs, self.event_streams, self.extras, self.health, self._stop
+        )
         families += [
             (
                 homei.FAMILY,
@@ -235,9 +239,7 @@ class Daemon:
                     ),
                 ],
             ),
-            *jobs.families(
-                self.jobs, lambda: self._config.jobs, self.event_streams, self.extras, self.health, self._stop
-            ),
+            *with_jobs,
         ]  # fmt: skip
         return families
 

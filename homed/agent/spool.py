@@ -34,7 +34,8 @@ class Spool:
         self._changed.set()
 
     async def _append(self, data: bytes, *, anyway: bool = False) -> None:
-        kept = data if anyway else data[: max(0, self._limit - self.size)]
+        room = 0 if self._dropped else max(0, self._limit - self.size)
+        kept = data if anyway else data[:room]
         # Not in the middle of a character.
         kept = kept[: len(kept) - _incomplete(kept)] if len(kept) < len(data) else kept
         self._dropped += len(data) - len(kept)

@@ -28,8 +28,8 @@ def families(
 ) -> Sequence[tuple[Family, Sequence[Route]]]:
     """Each with its routes; what they add to the answers that families share joins `extras`."""
     jobs, hosts = parts.jobs, parts.hosts
-    extras.health.append(system.queue(health, lambda: config().enabled))
-    extras.system.append(system.totals(jobs, hosts))
+    extras.health = [system.queue(health, lambda: config().enabled)]
+    extras.system = [system.totals(jobs, hosts)]
     return [
         (
             newremora.FAMILY,

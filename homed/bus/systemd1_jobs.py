@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from dbus_next import Variant
@@ -41,8 +41,8 @@ _TYPES = {
     ),
     **dict.fromkeys(
         (
-            "RemainAfterExit", "IgnoreSIGPIPE", "DynamicUser", "PrivateTmp", "PrivateNetwork", "PrivateDevices", "PrivateIPC",
-            "NoNewPrivileges", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs",
+            "RemainAfterExit", "IgnoreSIGPIPE", "DynamicUser", "PrivateTmp", "PrivateNetwork", "PrivateDevices",
+            "PrivateIPC", "NoNewPrivileges", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs",
             "ProtectControlGroups", "ProtectClock", "ProtectHostname", "RestrictSUIDSGID", "RestrictRealtime",
             "LockPersonality", "MemoryDenyWriteExecute", "SendSIGKILL",
         ),
@@ -57,7 +57,10 @@ _TYPES = {
     ),
     **dict.fromkeys(("Nice", "OOMScoreAdjust", "SystemCallErrorNumber"), "i"),
     "UMask": "u",
-    **dict.fromkeys(("Environment", "UnsetEnvironment", "Before", "SystemCallArchitectures", "InaccessiblePaths"), "as"),
+    **dict.fromkeys(
+        ("Environment", "UnsetEnvironment", "Before", "SystemCallArchitectures", "InaccessiblePaths"),
+        "as",
+    ),
     **dict.fromkeys(("SystemCallFilter", "RestrictAddressFamilies"), "(bas)"),
 }  # fmt: skip
 
@@ -144,9 +147,10 @@ class TransientUnits:
         await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", properties, [])
 
     async def hold(self, name: str) -> None:
-        """Hold one that an earlier homed has started, so that it is told of it."""
+        """Hold one that an earlier homed has started, so that it is told of it; where it is refused, it is not."""
         self._held[name] += 1
-        await self._call("RefUnit", "s", name)
+        with suppress(CallError):
+            await self._call("RefUnit", "s", name)
 
     async def stop(self, name: str) -> None:
         """Returns when systemd has begun to end it, also where there is no such unit."""
@@ -230,8 +234,9 @@ def _main(changed: Mapping[str, Any]) -> Main | None:
 
 def _properties(program: Program) -> list[list[object]]:
     properties: list[list[object]] = [[key, _variant(key, value)] for key, value in program.settings.items()]
-    command = [program.argv[0], list(program.argv), ["no-env-expand"]]
-    properties.append(["ExecStartEx", Variant("a(sasas)", [command])])
+    # Not ExecStartEx with no-env-expand: systemd 252 cannot read back what it writes down of it, at the next reload.
+    command = [program.argv[0], [word.replace("$", "$$") for word in program.argv], False]
+    properties.append(["ExecStart", Variant("a(sasb)", [command])])
     if program.shown:
         shown = [[source, target, False, 0] for source, target in program.shown]
         properties.append(["BindReadOnlyPaths", Variant("a(ssbt)", shown)])

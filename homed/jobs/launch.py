@@ -35,7 +35,8 @@ class File(NamedTuple):
 
 class Launch(NamedTuple):
     """`environment` is all of it. `stdin` None is /dev/null. `reads` are files that the job opens by itself: its user
-    must reach them. `user` is empty where none is configured.
+    must reach them. `user` is empty where none is configured. `own`: it is homed's own interpreter, which becomes that
+    user by itself where it is told (`inside.become`): its files may lie where the user cannot read.
     """
 
     argv: tuple[str, ...]
@@ -45,6 +46,7 @@ class Launch(NamedTuple):
     files: tuple[File, ...] = ()
     reads: tuple[Path, ...] = ()
     user: str = ""
+    own: bool = False
 
 
 def launch(job: Job, place: Place, config: Config) -> Launch:
@@ -71,7 +73,7 @@ def launch(job: Job, place: Place, config: Config) -> Launch:
             limits = (str(config.workers.unpacked_limit), str(config.workers.members))
             # A page's form ends lines as the network does.
             lines = job.work.command.replace("\r\n", "\n")
-            made = bare._replace(argv=_inside("archive", *limits, lines), stdin=archive)
+            made = bare._replace(argv=_inside("archive", *limits, lines), stdin=archive, own=True)
         case Task():
             made = _task(job.work, bare, place)
         case _:
@@ -106,7 +108,7 @@ def _task(task: Task, bare: Launch, place: Place) -> Launch:
             return bare._replace(argv=argv, environment=environment, working_directory=folder)
         case "python_eval":
             expression = File(place.files / "expression", payload["expression"].encode(), 0o600)
-            return bare._replace(argv=_inside("evaluate"), stdin=expression.path, files=(expression,))
+            return bare._replace(argv=_inside("evaluate"), stdin=expression.path, files=(expression,), own=True)
         case _:
             raise JobError(f"a task {task.type!r} is not run as a process", code="JOB_NOT_STARTED")
 

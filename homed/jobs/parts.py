@@ -105,11 +105,16 @@ class Parts:
             ("job keeping", self.keeping.run),
             ("workers", self.workers.run),
             ("uploads", self._sweep_uploads),
+            ("job leftovers", self._sweep),
         )
 
     async def _schedule(self) -> None:
         await self.scheduler.load()
         await self.scheduler.run()
+
+    async def _sweep(self) -> None:
+        for runner in self._runners.values():
+            await runner.sweep(self.ledger.active)
 
     async def _sweep_uploads(self) -> None:
         await self.uploads.run(lambda: self._needed(self.jobs.active()))

@@ -1,6 +1,6 @@
 """What the parts of jobs need of each other: a runner runs one attempt, wherever that is."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,10 @@ class Runner(Protocol):
 
     async def release(self, job: Job) -> None:
         """The result is durable: nothing more is needed of what the runner kept to find it again."""
+        ...
+
+    async def sweep(self, active: Callable[[], Sequence[Job]]) -> None:
+        """Once, when homed begins: let go of what an earlier one has kept of jobs that are not among these any more."""
         ...
 
     async def close(self) -> None:

@@ -330,7 +330,8 @@ class Workers:
             raise
 
     async def _take(self, id: str | None, whose: frozenset[str]) -> Job | None:
-        node = None if id is None else self._node(self._presence(id), room=1)
+        presence = None if id is None else self._known.get(id)
+        node = None if presence is None else self._node(presence, room=1)
 
         def fits(job: Job) -> bool:
             return node is None or not placement.refusal(node, WORKER, job.requirements)

@@ -208,20 +208,20 @@ def test_a_job_goes_on_while_homed_is_killed_and_is_reported_to_the_next(
 
 
 def test_a_result_survives_the_agent_while_homed_is_away(tmp_path: Path) -> None:
-    with board(tmp_path / "board", offline_after=600) as homed:
-        with AgentProcess(tmp_path / "agent", homed.api.url) as agent:
-            job = submit(homed.api, f"echo one\n{waits_for(tmp_path / 'go')}\nseq 1 30000")
-            prints(homed.api, job, "one")
-            homed.kill()
-            (tmp_path / "go").touch()
-            until("the result to be kept", lambda: list(agent.work.glob("jobs/*/report.json")))
-            agent.kill()
-            homed.start()
-            agent.started()
-            found = ended(homed.api, job)
-            assert found["exitCode"] == 0
-            assert found["stdout"] == "one\n" + "".join(f"{number}\n" for number in range(1, 30_001))
-            until("its folder to be gone", lambda: os.listdir(agent.work / "jobs") == [])
+    made = board(tmp_path / "board", offline_after=600)
+    with made as homed, AgentProcess(tmp_path / "agent", homed.api.url) as agent:
+        job = submit(homed.api, f"echo one\n{waits_for(tmp_path / 'go')}\nseq 1 30000")
+        prints(homed.api, job, "one")
+        homed.kill()
+        (tmp_path / "go").touch()
+        until("the result to be kept", lambda: list(agent.work.glob("jobs/*/report.json")))
+        agent.kill()
+        homed.start()
+        agent.started()
+        found = ended(homed.api, job)
+        assert found["exitCode"] == 0
+        assert found["stdout"] == "one\n" + "".join(f"{number}\n" for number in range(1, 30_001))
+        until("its folder to be gone", lambda: os.listdir(agent.work / "jobs") == [])
 
 
 def test_on_sigterm_it_finishes_what_it_has_and_takes_nothing_new(api: Api, start: Start, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from homed.api import openapi
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, client_of, take, telling
 from homed.api.routes import Call, Route
 from homed.config import Limits
-from tests.support.front import Clock, Server, config, serve
+from tests.support.front import FAMILY, Clock, Server, config, serve
 
 _GAPS = st.lists(st.floats(0, 120, allow_nan=False) | st.just(0.0), max_size=200)
 
@@ -171,6 +172,20 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     limits = Limits(jobs=50, submissions=60, tasks=20, tasks_hour=30, tasks_burst=10)
     async with serve(tmp_path, config(limits), routes=routes) as server:
         yield server
+
+
+def test_the_document_names_every_class_that_counts() -> None:
+    routes = [
+        Route("GET", "/a", _nothing, "Get", "Things", "jobs"),
+        Route("POST", "/a", _nothing, "Submit", "Things", "jobs", hourly="submissions", headers={"X-Own": "Its own."}),
+        Route("GET", "/b", _nothing, "Get", "Things", "tasks", hourly="tasks_hour", burst="tasks_burst"),
+    ]
+    paths = openapi.document([(FAMILY, routes)], "0")["paths"]
+    assert paths["/a"]["get"]["description"].endswith("Limit class: `jobs`.")
+    assert paths["/a"]["post"]["description"].endswith("Limit class: `jobs`, by the hour `submissions`.")
+    assert paths["/b"]["get"]["description"].endswith("`tasks`, by the hour `tasks_hour`, at once `tasks_burst`.")
+    (own,) = paths["/a"]["post"]["parameters"]
+    assert (own["name"], own["in"], own["description"]) == ("X-Own", "header", "Its own.")
 
 
 async def numbers(server: Server, method: str, path: str) -> tuple[int, int, int]:

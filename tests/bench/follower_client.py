@@ -16,11 +16,21 @@ _EVERY = 7  # of an event's lines, one in so many is timed, and its first
 
 
 class Seen(NamedTuple):
-    """The lines of one event: read once, whoever gets it."""
+    """The lines of one event, read once, whoever gets it: the end of one, whole ones, and the beginning of one."""
 
+    head: bytes
     first: int
     lines: int
     printed: list[float]
+    tail: bytes
+
+
+def _seen(content: bytes) -> Seen:
+    head, _, rest = content.partition(b"\n")
+    whole, _, tail = rest.rpartition(b"\n")
+    lines = _LINE.findall(whole)
+    printed = [float(stamp) for stamp, _ in lines[::_EVERY]]
+    return Seen(head, int(lines[0][1]) if lines else 0, len(lines), printed, tail)
 
 
 class Follower(asyncio.Protocol):
@@ -29,7 +39,7 @@ class Follower(asyncio.Protocol):
     def __init__(self, path: str, crowd: "Crowd"):
         self._head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         self._crowd = crowd
-        self._waiting = b""
+        self._waiting = self._tail = b""
         self.next = 0
         self.follows = False
         self.complete = False
@@ -52,9 +62,13 @@ class Follower(asyncio.Protocol):
                 self._crowd.joined()
 
     def _took(self, seen: Seen, at: float) -> None:
-        if seen.first != self.next:
-            self._crowd.wrong += 1
-        self.next = seen.first + seen.lines
+        # The line that began in the event before.
+        torn = _LINE.fullmatch(self._tail + seen.head)
+        self._crowd.wrong += torn is None or int(torn[2]) != self.next
+        self.next += 1
+        self._crowd.wrong += seen.lines > 0 and seen.first != self.next
+        self.next += seen.lines
+        self._tail = seen.tail
         for printed in seen.printed:
             self._crowd.delays[int((at - printed) * 1000)] += 1
 
@@ -76,10 +90,7 @@ class Crowd:
     def seen(self, data: bytes) -> Seen:
         found = self._known.get(data)
         if found is None:
-            content = json.loads(data.removeprefix(b"data: "))["content"].encode()
-            lines = _LINE.findall(content)
-            printed = [float(stamp) for stamp, _ in lines[::_EVERY]]
-            found = self._known[data] = Seen(int(lines[0][1]), len(lines), printed)
+            found = self._known[data] = _seen(json.loads(data.removeprefix(b"data: "))["content"].encode())
             if len(self._known) > 100:
                 del self._known[next(iter(self._known))]
         return found

@@ -74,12 +74,12 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 def _round(folder: Path) -> _Round:
     homed = Served(folder, "", _TABLES)
-    homed.launch()
     try:
-        until("homed to answer", homed.api.is_live)
+        homed.start()
         return _followed(homed, free_port())
     finally:
-        homed.stop()
+        if homed.runs:
+            homed.stop()
 
 
 def _followed(homed: Served, port: int) -> _Round:

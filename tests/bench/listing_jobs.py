@@ -12,13 +12,13 @@ from typing import Final
 
 from homed.jobs.records import BUCKET, Command, Job, Origin, Result, Script, State, encode
 from homed.store.sqlite import SqliteStore
-from tests.bench.bed import Bed, Served
+from tests.bench.bed import Bed, Served, Tables
 from tests.bench.figures import Figure, at_most
 from tests.support.wait import until
 
 _JOBS: Final = 100_000
 _ASKED: Final = 400
-_TABLES: Final = {
+_TABLES: Final[Tables] = {
     "api.limits": {"enabled": False},
     "containers": {"engine": "unix:///run/no-engine-is-needed.sock"},
     "jobs.keep": {"count": 1_000_000, "days": 36_500},
@@ -41,6 +41,7 @@ def run(bed: Bed) -> Iterator[Figure]:
     homed.launch()
     try:
         until("homed to answer", homed.api.is_live, deadline=120)
+        until("all jobs to be listed", lambda: _total(homed) == _JOBS, deadline=120)
         ready = time.monotonic() - began
         taken = sorted(_ask(homed))
         found = sorted(_time(homed, f"search=echo%20{random.randrange(_JOBS)}") for _ in range(20))
@@ -58,7 +59,7 @@ def _ask(homed: Served) -> Iterator[float]:
     """Milliseconds of each: every filter with every sort, pages in front and further back."""
     asked = itertools.cycle(itertools.product(_FILTERS, _SORTS, ("asc", "desc"), (1, 7, 50)))
     for what, sort, order, page in itertools.islice(asked, _ASKED):
-        yield _time(homed, f"{what}&sort={sort}&order={order}&page={page}&limit=20")
+        yield _time(homed, f"{what}&sort_by={sort}&sort_order={order}&page={page}&limit=20")
 
 
 def _time(homed: Served, query: str) -> float:
@@ -68,6 +69,11 @@ def _time(homed: Served, query: str) -> float:
     if answer.status != 200:
         raise RuntimeError(f"no list for {query}: {answer.body[:300]!r}")
     return taken * 1000
+
+
+def _total(homed: Served) -> int:
+    found: int = homed.api.get("/api/v1/jobs?limit=1").json["pagination"]["total"]
+    return found
 
 
 async def _fill(path: Path) -> None:

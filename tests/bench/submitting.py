@@ -13,10 +13,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from tests.bench.bed import Bed, Served
+from tests.bench.bed import Bed, Served, Tables
 from tests.bench.celery_bed import Celery, celery, why_not
 from tests.bench.figures import Figure, at_least, at_most, in_turn, medians, ratios
 from tests.boards.rig.cache import REPOSITORY
@@ -29,7 +30,7 @@ _SUBMITTED: Final = 5000
 _RUN: Final = 2000
 _ALONE: Final = 200
 _CONNECTIONS: Final = 32
-_TABLES: Final = {
+_TABLES: Final[Tables] = {
     "api.limits": {"enabled": False},
     "containers": {"engine": "unix:///run/no-engine-is-needed.sock"},
     "jobs": {"queue": 1_000_000},
@@ -92,8 +93,9 @@ class _Homed:
     def submit(self, path: str, body: object, count: int) -> float:
         """Jobs a second, from a process of its own."""
         address = f"127.0.0.1:{self._served.port}"
+        arguments = [address, path, json.dumps(body), str(count), str(_CONNECTIONS)]
         done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.submitting", address, path, json.dumps(body), str(count), str(_CONNECTIONS)],
+            [sys.executable, "-m", "tests.bench.submitting", *arguments],
             cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -127,8 +129,6 @@ class _Homed:
 
 
 def _seconds(moment: str) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(moment).timestamp()
 
 

@@ -93,10 +93,10 @@ def test_output_is_kept_byte_for_byte_and_apart(run: Run) -> None:
 
 
 def test_a_job_sees_its_line_and_not_what_systemd_would_make_of_it(run: Run) -> None:
-    (result,) = run(command('x=1; echo $x ${x} %n %% "$HOMED_JOB_ID" $HOMED_JOB_ATTEMPT; pwd; ls -A'))
+    (result,) = run(command("""x=1; echo $x ${x} '$x ${x} $$x' %n %% "$HOMED_JOB_ID" $HOMED_JOB_ATTEMPT; pwd; ls -A"""))
 
     first, *rest = result["stdout"].splitlines()
-    assert first.startswith("1 1 %n %% ")
+    assert first.startswith("1 1 $x ${x} $$x %n %% ")
     assert first.endswith(" 1")
     assert rest == ["/var/tmp"]
 
@@ -263,6 +263,8 @@ def test_neither_bus_nor_systemd_that_comes_back_costs_a_job(board: Board) -> No
     jobs = [command(f"sleep {2 + number}; exit {number}") for number in range(4)]
     running = board_in_background(board, jobs)
     until("the jobs to run", lambda: len(units(board)) == len(jobs), timeout=20)
+    assert "bad-setting" not in show(board, jobs[0], "LoadState")["LoadState"]
+    board.run("systemctl", "daemon-reload")
     board.run("systemctl", "daemon-reexec")
     board.run("systemctl", "stop", "dbus.socket", "dbus.service")
     time.sleep(1)

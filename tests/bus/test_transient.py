@@ -71,7 +71,7 @@ async def test_a_unit_is_started_once_and_held_and_its_words_are_left_as_they_ar
     ((member, (name, mode, properties, auxiliary)),) = service.asked
     assert (member, name, mode, auxiliary) == ("StartTransientUnit", UNIT, "fail", [])
     sent = [(key, value.signature, value.value) for key, value in properties]
-    assert ("ExecStartEx", "a(sasas)", [["/bin/true", ["/bin/true", "$x", "%n"], ["no-env-expand"]]]) in sent
+    assert ("ExecStart", "a(sasb)", [["/bin/true", ["/bin/true", "$$x", "%n"], False]]) in sent
     assert ("AddRef", "b", True) in sent
     assert ("Nice", "i", 5) in sent
     assert ("UMask", "u", 0o22) in sent
@@ -154,6 +154,11 @@ async def test_a_unit_is_let_go_as_often_as_it_was_held(
         world.units.release(OTHER, failed=True)
         await eventually("all to come", lambda: ("ResetFailedUnit", [OTHER]) in service.asked)
     assert [member for member, body in service.asked if body[0] == UNIT] == ["UnrefUnit", "UnrefUnit", *expected]
+
+
+async def test_a_unit_that_may_not_be_held_is_only_not_heard_of(world: World, daemon: SystemBus) -> None:
+    async with systemd(daemon, RefUnit=refusing(f"{NAME}.BadUnitSetting")):
+        await world.units.hold(UNIT)
 
 
 async def test_letting_go_where_the_bus_is_away_waits_for_nobody(daemon: SystemBus) -> None:

@@ -1,6 +1,8 @@
 """What homed itself runs inside of jobs, through the runner that starts it."""
 
 import io
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -12,26 +14,25 @@ from homed.jobs.records import Archive, Job, Task
 from tests.support.hostile_archives import Entry, as_tar, as_zip
 from tests.support.subprocess_world import World, job, world
 
-# As what Python itself is installed for: a developer's may lie in a home that is closed to nobody.
-_CONFIG = Config(users=("root",))
+_CONFIG = Config()
 
 
 def _archive(w: World, made: io.BytesIO, command: str) -> Job:
     w.uploads.mkdir(exist_ok=True)
     (w.uploads / "1-a.zip").write_bytes(made.getvalue())
-    return job(Archive(command, "/uploads/1-a.zip", "a.zip"), user=_own())
+    return job(Archive(command, "/uploads/1-a.zip", "a.zip"))
 
 
-def _own() -> str:
-    import os
-    import pwd
-
-    return pwd.getpwuid(os.geteuid()).pw_name
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+async def test_nothing_of_it_is_roots_although_homed_may_lie_where_only_root_reads(root: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    async with world(root, _CONFIG) as w:
+        one = _archive(w, as_zip([Entry("a", b"a")]), "id -u; id -G; stat -c %u a; grep CapPrm /proc/self/status")
+        assert (await w.run(one)).good, w.text(one, "stderr")
+    user, groups, owner, powers = w.text(one).splitlines()
+    assert user == owner == str(nobody.pw_uid)
+    assert groups == str(nobody.pw_gid)
+    assert int(powers.split()[1], 16) == 0
 
 
 async def test_commands_run_in_the_unpacked_archive(root: Path) -> None:
@@ -60,17 +61,20 @@ async def test_they_stop_at_the_first_line_that_fails(root: Path) -> None:
     ],
 )
 async def test_an_archive_that_is_not_taken_runs_nothing(root: Path, made: io.BytesIO, said: str) -> None:
-    config = Config(users=("root",), workers=JobWorkers(members=10))
+    config = Config(workers=JobWorkers(members=10))
     async with world(root, config) as w:
         one = _archive(w, made, "echo ran")
         assert (await w.run(one)).exit_code == 125
-    assert said in w.text(one, "stderr")
+    refused = inside.refusal(125, w.text(one, "stderr"))
+    assert refused is not None
+    assert refused[0] == said
+    assert inside.refusal(1, w.text(one, "stderr")) is None
     assert w.text(one) == ""
 
 
 async def test_an_expression_is_evaluated(root: Path) -> None:
     async with world(root, _CONFIG) as w:
-        one = job(Task("python_eval", {"expression": "6 * 7"}), user=_own())
+        one = job(Task("python_eval", {"expression": "6 * 7"}))
         assert (await w.run(one)).good, w.text(one, "stderr")
     assert w.text(one) == '{"result":42}'
 

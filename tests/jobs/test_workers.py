@@ -275,7 +275,8 @@ async def test_a_poll_that_is_given_up_loses_no_job(here: Place) -> None:
         given = (await asyncio.gather(poll, return_exceptions=True))[0]
         await submitting
         if not isinstance(given, Job):
-            await here.world.when(f"{number}", lambda job: job.state is State.QUEUED)
+            await here.workers.close()
+            assert (await here.job(f"{number}")).state is State.QUEUED
             assert await here.take("a") == f"{number}"
         await here.reports.settle(f"{number}", "a", Result(exit_code=0, reported=True), None, None)
 

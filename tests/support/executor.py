@@ -18,6 +18,15 @@ from tests.support.api import Answer, Api
 from tests.support.homed import Homed
 from tests.support.wait import until
 
+_SHIM = """
+import sys, homed.cli as c, homed.agent.cli as a
+before = c._more_commands
+def more(commands, common):
+    before(commands, common)
+    a.add(commands)
+c._more_commands = more
+sys.exit(c.main())
+"""
 NO_ENGINE = "unix:///nonexistent/docker.sock"
 
 
@@ -26,7 +35,10 @@ def board(folder: Path, **workers: object) -> Homed:
     user might not reach the interpreter.
     """
     user = pwd.getpwuid(os.geteuid()).pw_name
-    tables = {"jobs": {"user": user, "users": [user]}, "jobs.workers": {"poll_hold": 0.2, **workers}}
+    tables: dict[str, dict[str, object]] = {
+        "jobs": {"user": user, "users": [user]},
+        "jobs.workers": {"poll_hold": 0.2, **workers},
+    }
     return Homed(folder, NO_ENGINE, tables)
 
 
@@ -104,7 +116,7 @@ class AgentProcess:
 
     def start(self) -> Self:
         argv: list[str | Path] = [
-            sys.executable, "-m", "homed", "worker", "--server", self._server, "--work", self.work, *self._options,
+            sys.executable, "-c", _SHIM, "worker", "--server", self._server, "--work", self.work, *self._options,
         ]  # fmt: skip
         with (self.folder / "agent.log").open("ab") as log:
             self.process = spawn(argv, {**os.environ, "PYTHONPATH": str(REPOSITORY)}, log)

@@ -71,6 +71,9 @@ class Scripted:
     async def release(self, job: Job) -> None:
         self.released.append(job.id)
 
+    async def sweep(self, active: Callable[[], Sequence[Job]]) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

@@ -6,7 +6,7 @@ Three families share these paths. Each answer is a union: what a later family do
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,12 @@ from homed.health import Component, Health, Level, not_ready, overall
 from homed.host.system import System, SystemInfo
 from homed.settings import Settings, parse_change
 
-Extra = Callable[[Call], Awaitable[Mapping[str, object]]]
+
+class Extra(NamedTuple):
+    """What another family adds: its fields, and what tells them."""
+
+    fields: type[msgspec.Struct]
+    tell: Callable[[Call], Awaitable[msgspec.Struct]]
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +69,7 @@ class ConfigChanged(msgspec.Struct, frozen=True):
 
 
 class Extras:
-    """What other families add to the shared answers."""
+    """What other families add to the shared answers: to be said before the routes are made."""
 
     def __init__(self) -> None:
         self.health: list[Extra] = []
@@ -83,16 +88,17 @@ def routes(
     uptime: Callable[[], float],
 ) -> list[Route]:
     resource = _Resource(health, system, settings, events, extras, version, uptime)
+    whole_health, whole_info = union(HealthAnswer, extras.health), union(SystemInfo, extras.system)
 
     def open_route(path: str, handler: Any, summary: str, response: Any, **more: Any) -> Route:
         return Route("GET", path, handler, summary, "Health", "health", scope=None, response=response, **more)
 
     return [
-        open_route("/health", resource.health, "How the board does", HealthAnswer),
+        open_route("/health", resource.health, "How the board does", whole_health),
         open_route("/health/ready", resource.ready, "Whether it can serve", Ready, statuses=(503,)),
         open_route("/health/live", resource.live, "Whether it answers", Alive),
         Route("GET", "/api/v1/system/info", resource.info, "The board's facts", "System", "system",
-              response=SystemInfo),
+              response=whole_info),
         Route("GET", "/api/v1/config", resource.config, "Get the configuration", "Configuration", "system",
               response=ConfigAnswer),
         Route(
@@ -169,10 +175,19 @@ def _told(components: Mapping[str, Component]) -> dict[str, str]:
     return {name: component.message for name, component in components.items() if component.message}
 
 
+def union(kind: type[msgspec.Struct], extras: Sequence[Extra]) -> type[msgspec.Struct]:
+    """The type of an answer with what others add to it."""
+    if not extras:
+        return kind
+    kinds = (kind, *(extra.fields for extra in extras))
+    fields = [(field.encode_name, field.type) for one in kinds for field in msgspec.structs.fields(one)]
+    return msgspec.defstruct(f"Whole{kind.__name__}", fields, kw_only=True, frozen=True)
+
+
 async def _with(answer: msgspec.Struct, extras: Sequence[Extra], call: Call) -> object:
     if not extras:
         return answer
     merged: dict[str, object] = msgspec.to_builtins(answer, builtin_types=(datetime,))
     for extra in extras:
-        merged.update(await extra(call))
+        merged.update(msgspec.to_builtins(await extra.tell(call), builtin_types=(datetime,)))
     return merged

@@ -19,7 +19,8 @@ from homed.jobs.submission import NewJob
 # A command line becomes one argument of the shell, which Linux allows 128 KiB.
 _Line = Annotated[str, Meta(max_length=16_000, pattern=r"^[^\u0000]*$")]
 _Command = Annotated[str, Meta(min_length=1, max_length=16_000, pattern=r"^[^\u0000]+$")]
-_Script = Annotated[str, Meta(min_length=1, max_length=262_144, pattern=r"^[^\u0000]+$")]
+_Script = Annotated[str, Meta(min_length=1, pattern=r"^[^\u0000]+$")]
+_LONGEST_SCRIPT = 262_144
 _Shell = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\u0000]+$")]
 _ServerId = Annotated[str, Meta(min_length=1, max_length=64)]
 _Timeout = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -44,7 +45,7 @@ class NewCommand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewScript(msgspec.Struct, frozen=True, kw_only=True):
-    """`shell` is any interpreter that is there: a path, or a name that is found in PATH."""
+    """`shell` is any interpreter that is there: a path, or a name that is found in PATH. A script may have 256 KiB."""
 
     script: _Script
     shell: _Shell = "/bin/bash"
@@ -53,6 +54,9 @@ class NewScript(msgspec.Struct, frozen=True, kw_only=True):
     priority: _Priority = 5
     max_retries: _Retries = 0
     user: _User | None = None
+
+    def __post_init__(self) -> None:
+        _check_script(self.script)
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +69,9 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
     server_id: _ServerId | None = None
     timeout: _Timeout | None = None
     priority: _Priority | None = None
+
+    def __post_init__(self) -> None:
+        _check_script(self.script or "")
 
 
 class Duplicated(msgspec.Struct, frozen=True):
@@ -137,6 +144,11 @@ class _Resource:
             )
         )
         return shown(job, self._hosts)
+
+
+def _check_script(script: str) -> None:
+    if len(script) > _LONGEST_SCRIPT:
+        raise ValidationError([FieldError("script", f"must have at most {_LONGEST_SCRIPT} characters")])
 
 
 def overridden(job: Job, given: Overrides) -> Command | Script:

@@ -1,7 +1,7 @@
 """`/api/v1/system/enhanced`, and what this API adds to `/health` and `/api/v1/system/info`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from datetime import datetime
 
 import msgspec
 
@@ -53,36 +53,53 @@ def routes(jobs: Jobs, hosts: Hosts, slots: Callable[[], int]) -> list[Route]:
     ]  # fmt: skip
 
 
+class Queue(msgspec.Struct, frozen=True):
+    queue: str
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Of all jobs, whichever API they came by. `success_rate` is in percent of those that ended by themselves."""
+
+    total_servers: int
+    total_jobs: int
+    running_jobs: int
+    completed_jobs: int
+    failed_jobs: int
+    queued_jobs: int
+    success_rate: float
+    timestamp: datetime
+
+
 def queue(health: Health, enabled: Callable[[], bool]) -> Extra:
     """For `/health`: the queue is in the store."""
 
-    async def extra(call: Call) -> Mapping[str, Any]:
+    async def tell(call: Call) -> Queue:
         store = health.components().get("store")
         there = enabled() and store is not None and store.status is Level.HEALTHY
-        return {"queue": "connected" if there else "disconnected"}
+        return Queue("connected" if there else "disconnected")
 
-    return extra
+    return Extra(Queue, tell)
 
 
 def totals(jobs: Jobs, hosts: Hosts) -> Extra:
     """For `/api/v1/system/info`."""
 
-    async def extra(call: Call) -> Mapping[str, Any]:
-        numbers = counted(await jobs.listing.totals())
-        return {"total_servers": len(hosts.all()), **numbers, "timestamp": now()}
+    async def tell(call: Call) -> Totals:
+        return counted(await jobs.listing.totals(), len(hosts.all()))
 
-    return extra
+    return Extra(Totals, tell)
 
 
-def counted(by_state: Mapping[State, int]) -> dict[str, int | float]:
-    """`success_rate` is in percent of those that ended by themselves."""
+def counted(by_state: Mapping[State, int], servers: int) -> Totals:
     completed = by_state.get(State.SUCCEEDED, 0)
     failed = by_state.get(State.FAILED, 0) + by_state.get(State.TIMED_OUT, 0)
-    return {
-        "total_jobs": sum(by_state.values()),
-        "running_jobs": by_state.get(State.RUNNING, 0),
-        "completed_jobs": completed,
-        "failed_jobs": failed,
-        "queued_jobs": sum(by_state.get(state, 0) for state in (State.PENDING, State.QUEUED, State.ASSIGNED)),
-        "success_rate": round(100 * completed / (completed + failed), 1) if completed + failed else 0.0,
-    }
+    return Totals(
+        total_servers=servers,
+        total_jobs=sum(by_state.values()),
+        running_jobs=by_state.get(State.RUNNING, 0),
+        completed_jobs=completed,
+        failed_jobs=failed,
+        queued_jobs=sum(by_state.get(state, 0) for state in (State.PENDING, State.QUEUED, State.ASSIGNED)),
+        success_rate=round(100 * completed / (completed + failed), 1) if completed + failed else 0.0,
+        timestamp=now(),
+    )

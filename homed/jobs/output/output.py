@@ -12,9 +12,9 @@ from homed.jobs.output.files import Files
 from homed.jobs.output.order import Run, Stream
 from homed.jobs.output.signals import Signal
 
-PIECE = 4 * 1024  # an event that holds it twice, each byte escaped, is still small
-_MOST_HELD = 64
-_AHEAD = 8
+PIECE = 8 * 1024  # an event holds it twice, and a byte that is no text takes three
+_MOST_HELD = 32
+_AHEAD = 4
 _ALL = 1 << 56
 _CHUNK = 1024 * 1024
 _T = TypeVar("_T")

@@ -8,12 +8,13 @@ import pwd
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from homed.config.jobs import Jobs as Config
 from homed.errors import JobError
+from homed.jobs import inside
 from homed.jobs.launch import Launch, Place, launch
 from homed.jobs.ports import Attempt
 from homed.jobs.records import Command, Handle, Job, Result
@@ -117,6 +118,13 @@ class Subprocesses:
             self._cleared.discard(key)
         else:
             await asyncio.to_thread(shutil.rmtree, self._place(job), ignore_errors=True)
+
+    async def sweep(self, active: Callable[[], Sequence[Job]]) -> None:
+        """Remove the folders of attempts that have ended."""
+        found = await asyncio.to_thread(_names, self._places)
+        needed = {self._place(job).name for job in active()}
+        for name in found - needed:
+            await asyncio.to_thread(shutil.rmtree, self._places / name, ignore_errors=True)
 
     async def _found(self, attempt: Attempt) -> Result:
         """The spawner was killed before it said anything."""
@@ -224,12 +232,13 @@ def _start(attempt: Attempt, made: Launch, place: Path, ids: Ids | None, memory:
         place=str(place),
         home=made.environment["HOME"],
         files=tuple(File(str(file.path), file.content, file.mode) for file in made.files),
-        argv=made.argv,
+        argv=inside.as_user(made.argv, ids) if made.own and ids else made.argv,
         environment=dict(made.environment),
         working_directory=str(made.working_directory),
         stdin=str(made.stdin or ""),
         ids=ids,
         memory=memory,
+        becomes=made.own and ids is not None,
     )
 
 
@@ -256,6 +265,13 @@ def _make_own(folder: Path) -> None:
         raise JobError(f"{folder} cannot be made: {error.strerror}", code="JOB_NOT_STARTED") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise JobError(f"{folder} is not homed's own", code="JOB_NOT_STARTED")
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
 
 
 def _lost(why: str) -> Result:

@@ -183,7 +183,8 @@ class UnitRunner:
                     await unit.attempt.started(Handle(runner=RUNNER, boot=self._boot, unit=unit.name))
                 if await self._is_over(unit, main, standing):
                     return await self._result(unit, main)
-            except BusUnavailableError:
+            except (BusUnavailableError, CallError) as error:
+                log.debug("Job %s: %s", unit.attempt.job.id, error.message)
                 await asyncio.sleep(_ASK_AGAIN)
                 unit.watch.look()
 
@@ -198,10 +199,6 @@ class UnitRunner:
         except BusUnavailableError:
             unit.watch.missed |= missed
             raise
-        except CallError as error:
-            # Gone since: systemd has nothing that could be held or asked.
-            log.info("Job %s: %s", unit.attempt.job.id, error.message)
-            return None, None
 
     async def _is_over(self, unit: _Unit, main: Main, standing: Standing | None) -> bool:
         if main.succeeded:
@@ -221,8 +218,11 @@ class UnitRunner:
         if main.succeeded:
             return ended(main.code, main.status, main.result)
         try:
-            main = await self._units.main(unit.name)
-            ran = bool(main.code) and await self._units.was_active(unit.name)
+            last = await self._units.main(unit.name)
+            # Of one that is gone systemd knows nothing: what was heard of it stands.
+            gone = bool(main.code) and not last.code
+            main = main if gone else last
+            ran = gone or (bool(main.code) and await self._units.was_active(unit.name))
             if main.result == "timeout" and not await self._ran_out(unit):
                 # Time ran out for its end, when something else had ended it.
                 main = main._replace(result="signal")

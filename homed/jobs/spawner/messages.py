@@ -26,7 +26,7 @@ class File(msgspec.Struct, frozen=True, array_like=True):
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Start an attempt, whose marks and output are in `folder`. `place` is a folder to be made for it, and `home`
-    that or one in it; `memory` is in bytes, 0 for no limit.
+    that or one in it; `memory` is in bytes, 0 for no limit. `becomes`: the program itself becomes the user of `ids`.
     """
 
     key: int
@@ -42,6 +42,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
     stdin: str
     ids: Ids | None = None
     memory: int = 0
+    becomes: bool = False
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -24,7 +24,7 @@ def spawn(start: Start) -> int:
     try:
         descriptors.append(os.open(start.stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         descriptors += [os.open(folder / name, _OUTPUT, 0o600) for name in ("stdout", "stderr")]
-        with _as(start.ids):
+        with _as(None if start.becomes else start.ids):
             with _limited(start.memory):
                 pid = _posix_spawn(start, descriptors)
             # Here, since without a capability one may only limit one's own.

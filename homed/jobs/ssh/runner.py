@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from homed.errors import HomedError, JobError
@@ -84,6 +85,12 @@ class SshRunner:
 
     async def release(self, job: Job) -> None:
         """Nothing is kept."""
+
+    async def sweep(self, active: Callable[[], Sequence[Job]]) -> None:
+        """Nothing of it outlives homed on this board."""
+
+    async def close(self) -> None:
+        """Its sessions end with their connections."""
 
     async def _run(self, attempt: Attempt, running: _Running) -> Result:
         job = attempt.job

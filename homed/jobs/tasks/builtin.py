@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -52,6 +52,9 @@ class Builtin:
 
     async def release(self, job: Job) -> None:
         """Nothing is kept."""
+
+    async def sweep(self, active: Callable[[], Sequence[Job]]) -> None:
+        """Nothing outlives homed here."""
 
     async def close(self) -> None:
         tasks = list(self._running.values())

@@ -46,10 +46,10 @@ def test_the_enhanced_numbers_are_as_documented(api: Api) -> None:
      ({State.SUCCEEDED: 1, State.CANCELLED: 5}, 100.0)],
 )  # fmt: skip
 def test_the_success_rate_is_of_those_that_ended_by_themselves(by_state: dict[State, int], rate: float) -> None:
-    assert counted(by_state)["success_rate"] == rate
+    assert counted(by_state, 0).success_rate == rate
 
 
 def test_what_waits_is_queued_and_what_timed_out_has_failed() -> None:
-    found = counted(dict(zip(State, (1, 2, 4, 8, 16, 32, 64, 128), strict=True)))
-    assert (found["total_jobs"], found["queued_jobs"], found["running_jobs"]) == (255, 7, 8)
-    assert (found["completed_jobs"], found["failed_jobs"]) == (16, 32 + 128)
+    found = counted(dict(zip(State, (1, 2, 4, 8, 16, 32, 64, 128), strict=True)), 3)
+    assert (found.total_jobs, found.queued_jobs, found.running_jobs) == (255, 7, 8)
+    assert (found.completed_jobs, found.failed_jobs, found.total_servers) == (16, 32 + 128, 3)

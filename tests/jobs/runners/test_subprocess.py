@@ -2,11 +2,13 @@
 
 import os
 import pwd
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from homed.config.jobs import JobLimits
 from homed.config.jobs import Jobs as Config
 from homed.errors import JobError
 from homed.jobs.records import Command, Script, Task, Work
@@ -240,15 +242,19 @@ async def test_on_a_full_disk_it_says_so_and_the_end_is_known(root: Path) -> Non
             assert "No space" in raised.value.message
 
 
+def _remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
 async def test_where_its_folder_cannot_be_written_it_does_not_begin(root: Path) -> None:
     one = job(Command("touch /nowhere/x"))
     with filesystems.in_memory(root / "small", 4):
         async with world(root / "small") as w:
             attempt = w.attempt(one)
-            filesystems._run("mount", "-o", "remount,ro", str(root / "small"))
+            _remount(root / "small", "ro")
             with pytest.raises(JobError) as raised:
                 await w.runner.run(attempt)
-            filesystems._run("mount", "-o", "remount,rw", str(root / "small"))
+            _remount(root / "small", "rw")
     assert raised.value.code == "JOB_NOT_STARTED"
 
 
@@ -261,7 +267,7 @@ async def test_another_users_folder_is_not_taken_for_the_jobs(root: Path) -> Non
 
 
 async def test_a_job_may_take_no_more_memory_than_configured(root: Path) -> None:
-    config = Config(limits=Config().limits.__class__(memory=64 << 20))
+    config = Config(limits=JobLimits(memory=64 << 20))
     one = job(Script("x = bytearray(256 << 20)", "python3"))
     async with world(root, config) as w:
         assert (await w.run(one)).exit_code == 1

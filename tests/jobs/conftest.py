@@ -1,4 +1,4 @@
-"""What tests of runners have in common."""
+"""What tests of what runs processes have in common."""
 
 import tempfile
 from collections.abc import Iterator
