@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -55,7 +56,7 @@ class Attempt:
             name: Spool(folder / name, _OUTPUT_LIMIT, self._changed) for name in ("stdout", "stderr")
         }  # fmt: skip
         self._over = asyncio.Event()
-        self._finished = False
+        self._finished = asyncio.Event()
         self._lost = False
 
     async def carry_out(self, job: Job) -> None:
@@ -75,7 +76,7 @@ class Attempt:
         await self._close(report, asyncio.create_task(self._send()))
 
     async def _close(self, report: Report, sending: "asyncio.Task[None]") -> None:
-        self._finished = True
+        self._finished.set()
         self._changed.set()
         try:
             try:
@@ -149,12 +150,12 @@ class Attempt:
         while not self._lost:
             due = [spool for spool in self._spools.values() if spool.waiting]
             if not due:
-                if self._finished:
+                if self._finished.is_set():
                     return
                 self._changed.clear()
                 await self._changed.wait()
-                if not self._finished and max(spool.waiting for spool in self._spools.values()) < PIECE:
-                    await asyncio.sleep(_BATCH)
+                if max(spool.waiting for spool in self._spools.values()) < PIECE:
+                    await self._gather()
                 continue
             try:
                 for name, spool in self._spools.items():
@@ -168,6 +169,12 @@ class Attempt:
                 log.warning("The output of job %s is not wanted any more: %s", self.id, error.message)
                 self._lost = True
                 self._over.set()
+
+    async def _gather(self) -> None:
+        """What comes soon goes with it, unless nothing more will."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BATCH):
+                await self._finished.wait()
 
     async def _send_piece(self, name: str, spool: Spool) -> None:
         text = await spool.piece()

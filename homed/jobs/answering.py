@@ -1,4 +1,4 @@
-"""What a process answers by its output, read when it has ended: a typed task its data, an archive why it was refused."""
+"""What a process says by its output, when it has ended: a typed task its data, an archive why it was refused."""
 
 import asyncio
 

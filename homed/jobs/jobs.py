@@ -31,7 +31,6 @@ from homed.store.base import RevisionError
 
 _NAMESPACE = uuid.UUID("8f7c2c64-6a1d-4c6e-9a55-0d9a4f6f9a31")
 _RETRIED = frozenset({State.FAILED, State.TIMED_OUT, State.CANCELLED})
-LOCAL_HOST = "local"
 
 
 class Host(Protocol):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from homed.clock import now
 from homed.errors import StoreError
 from homed.jobs.records import ENDED, Archive, Command, Job, Origin, Script, State, Task
-from homed.jobs.submission import Query
+from homed.jobs.submission import LOCAL_HOST, Query
 from homed.store.listing import Column, Condition, Contains, Equals, In, Listing, Range, Row
 
 log = logging.getLogger(__name__)
@@ -179,9 +179,11 @@ def row(job: Job) -> Row:
 def conditions(query: Query) -> list[Condition]:
     wanted: list[Condition] = [
         Equals(name, value)
-        for name in ("origin", "host", "node", "kind", "task_type")
+        for name in ("origin", "node", "kind", "task_type")
         if (value := getattr(query, name)) is not None
     ]
+    if query.host is not None:
+        wanted.append(Equals("host", None if query.host == LOCAL_HOST else query.host))
     if query.states:
         wanted.append(In("state", [str(state) for state in query.states]))
     if query.priorities is not None:

@@ -11,6 +11,10 @@ from homed.jobs.records import Job, Origin, Requirements, State, Work
 SortField = Literal["created_at", "started_at", "finished_at", "updated_at", "priority"]
 
 
+# In the place of a host: this board itself.
+LOCAL_HOST = "local"
+
+
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job to be. `id` where the API has a form of its own; `key` is the client's idempotency key: a second one of
     the same `origin` and `submitted_by` is the first. `timeout` (seconds) is for each attempt; None is the configured.
@@ -33,8 +37,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs, in which order, and which part of them. `priorities` is a range, both ends in it; `search` is looked
-    for in what a person wrote: the command and its arguments, the script, the task's type.
+    """Which jobs, in which order, and which part of them. `host` may be LOCAL_HOST; `priorities` is a range, both ends
+    in it; `search` is looked for in what a person wrote: the command and its arguments, the script, the task's type.
     """
 
     origin: Origin | None = None

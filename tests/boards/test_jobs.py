@@ -150,12 +150,16 @@ def test_users_are_those_that_are_configured(board: Board, run: Run) -> None:
 
 
 def test_what_cannot_be_started_says_why(run: Run) -> None:
-    work = {"kind": "task", "type": "command"}
-    (folder,) = run({"id": "no-folder", "work": {**work, "payload": {"command": "true", "cwd": "/none"}}})
-    assert (folder["code"], folder["error"]) == ("JOB_NOT_STARTED", "its working directory cannot be entered")
+    payload = {"command": "true", "cwd": "/none"}
+    (result,) = run({"id": "no-folder", "work": {"kind": "task", "type": "command", "payload": payload}})
 
-    (bad,) = run(command("true"), config={"limits": {"tasks": 5}, "private_network": False}, resume=True)
-    assert bad["none"]
+    assert (result["code"], result["error"]) == ("JOB_NOT_STARTED", "its working directory cannot be entered")
+
+
+def test_what_was_assigned_in_this_boot_and_never_began_may_be_queued_again(run: Run) -> None:
+    (result,) = run(command("true"), resume=True)
+
+    assert result["none"]
 
 
 def test_a_network_of_its_own_where_asked(run: Run) -> None:
@@ -215,7 +219,6 @@ def test_a_cancelled_job_is_gone_with_all_it_started(board: Board, run: Run, lin
 
     assert result["signal"] in ("SIGTERM", "SIGKILL")
     assert not result["timed_out"]
-    assert result["took"] < 3
     assert board.run("ls", f"{CGROUPS}/{unit_of(job)}", check=False).returncode != 0
 
 

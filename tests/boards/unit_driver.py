@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +68,15 @@ class Driver:
         attempt = Attempt(job, output, started, lambda _: None)
         running = self.runner.resume(attempt) if self.orders.get("resume") else self.runner.run(attempt)
         task = asyncio.ensure_future(running)
-        killed = 0.0
         if "kill_after" in spec:
             await asyncio.sleep(spec["kill_after"])
-            killed = time.monotonic()
             await self.runner.kill(job)
         result = await task
-        took = time.monotonic() - killed
         await output.finish()
         await self.runner.release(job)
         told = {} if result is None else msgspec.structs.asdict(result)
         texts = {str(stream.name).lower(): output.read(stream).decode("latin-1") for stream in Stream}
-        return {**told, **texts, "none": result is None, "began": began, "took": took}
+        return {**told, **texts, "none": result is None, "began": began}
 
 
 if __name__ == "__main__":

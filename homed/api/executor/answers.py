@@ -201,6 +201,15 @@ class Naming(_Camel, frozen=True, kw_only=True):
     job_id: Id | None = None
 
 
+class ExecuteForm(msgspec.Struct, frozen=True):
+    """`commands` are run line by line; `timeout` in seconds."""
+
+    file: Annotated[str, Meta(extra_json_schema={"format": "binary"})]
+    commands: str
+    mode: Literal["direct", "distributed"] = "direct"
+    timeout: float | None = None
+
+
 class Stopping(_Camel, frozen=True, kw_only=True):
     exec_id: Id | None = None
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from homed.access.scopes import Scope
 from homed.api import transfers
 from homed.api.executor import LIMIT, TAG, commands, missing
-from homed.api.executor.answers import CANCELLED, Distributed, Stopped, Stopping
+from homed.api.executor.answers import CANCELLED, Distributed, ExecuteForm, Stopped, Stopping
 from homed.api.executor.forms import Form, read
 from homed.api.executor.jobs import new_id
 from homed.api.routes import HEADERS, STREAMED, Call, Handler, Route
@@ -37,7 +37,7 @@ def routes(jobs: Jobs, uploads: Uploads, max_upload: Callable[[], int], stopping
 
     return [
         route("POST", "/api/execute", resource.execute, "Run commands in an archive", Distributed,
-              change="job.execute", uploads=("multipart/form-data",), streams=("text/event-stream",),
+              change="job.execute", uploads=("multipart/form-data",), form=ExecuteForm, streams=("text/event-stream",),
               errors=(400, 413, 415, 503, 507)),
         route("DELETE", "/api/execute", resource.stop, "Stop commands that run here", Stopped, body=Stopping,
               change="job.cancel", errors=(404,)),

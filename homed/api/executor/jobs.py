@@ -5,12 +5,15 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from homed import validation
 from homed.access.scopes import Scope
+from homed.api import decode
 from homed.api.executor import LIMIT, NOT_ASSIGNED, TAG, missing
 from homed.api.executor.answers import (
     CANCELLED,
@@ -32,6 +35,7 @@ from homed.api.executor.answers import (
     ToRun,
     shown,
 )
+from homed.api.idempotency import HEADERS as IDEMPOTENCY
 from homed.api.idempotency import idempotency_key
 from homed.api.routes import HEADERS, Call, Handler, Route
 from homed.errors import (
@@ -54,6 +58,7 @@ from homed.jobs.workers import Workers
 _PATH = "/api/jobs"
 _ONE, _MANY = 1 << 20, 2048  # bytes of a stream that are shown of one job, and of each of a list
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?([/?][\x21-\x7e]*)?")
+_LONG_REPORT, _LONGEST_REPORT = 1 << 20, 16 << 20
 _STREAMS = {"stdout": Stream.STDOUT, "stderr": Stream.STDERR}
 
 
@@ -80,13 +85,13 @@ def routes(
 
     return [
         route("POST", "/create", resource.create, "Create a job for a worker", Answered, body=Creating,
-              change="job.create", errors=(409, 503)),
+              headers=IDEMPOTENCY, change="job.create", errors=(409, 503)),
         route("GET", "/create", resource.list, "List the jobs", ExecutorJobs, query=ListQuery, errors=(400,)),
         route("GET", "/get-job", resource.take, "Take the next job", Polled, query=Polling, statuses=(202,),
               errors=(400, 404)),
         route("GET", "/status", resource.status, "Get a job", ExecutorJob, query=JobQuery, errors=(400, 404)),
-        route("POST", "/submit-result", resource.submit, "Report a job's result", Answered, body=Reporting,
-              change="job.report", errors=(404, 409)),
+        route("POST", "/submit-result", resource.submit, "Report a job's result", Answered,
+              uploads=("application/json",), form=Reporting, change="job.report", errors=(400, 404, 409, 413, 415)),
         route("PUT", "/submit-result", resource.fail, "Report that a job failed", Answered, body=Failing,
               change="job.report", errors=(404, 409)),
         route("POST", "/stream-output", resource.stream, "Send output of a running job", Sent, body=Sending,
@@ -107,6 +112,7 @@ class _Resource:
         self._reports = reports
         self._hold = hold
         self._stopping = stopping
+        self._long_reports = asyncio.Semaphore(1)
 
     async def create(self, call: Call) -> Answered:
         given: Creating = call.body
@@ -188,7 +194,7 @@ class _Resource:
             self._workers.undo(found)
 
     async def submit(self, call: Call) -> Answered:
-        given: Reporting = call.body
+        given = await self._report(call.request)
         if not given.job_id or not given.worker_id or given.exit_code is msgspec.UNSET:
             raise missing("jobId", "workerId", "exitCode")
         code = given.exit_code
@@ -197,6 +203,15 @@ class _Resource:
             result = Result(code="SIGNAL", error="it ended without an exit code", reported=True)
         await self._settle(given.job_id, given.worker_id, result, given.stdout, given.stderr)
         return Answered(job_id=given.job_id, message="Job result submitted successfully")
+
+    async def _report(self, request: web.Request) -> Reporting:
+        """Older agents send all of the output with it, so it may be longer than other bodies: then one at a time."""
+        is_long = request.content_length is None or request.content_length > _LONG_REPORT
+        async with self._long_reports if is_long else nullcontext():
+            await decode.ask_for_body(request)
+            data = await decode.read_body(request, _LONGEST_REPORT)
+            decode.check_json(request)
+            return await asyncio.to_thread(validation.decode_json, data, Reporting)
 
     async def fail(self, call: Call) -> Answered:
         given: Failing = call.body

@@ -269,6 +269,18 @@ def test_output_is_seen_while_it_comes_and_the_end_loses_nothing(api: Api) -> No
     assert late.status == 409
 
 
+def test_a_report_may_hold_all_of_a_long_output(api: Api) -> None:
+    register(api)
+    job = create(api)
+    take(api)
+    text = "é" * 300_000 + "end\n"
+    assert report(api, job, stdout=text, stderr="\x01" * 600_000).status == 200
+    found = status(api, job)
+    assert found["stdout"] == text and found["stderr"] == "\x01" * 600_000
+    body = {"jobId": job, "workerId": "worker-abc123", "exitCode": 0, "stdout": "x" * (17 << 20)}
+    assert api.post("/api/jobs/submit-result", body).status == 413
+
+
 def test_output_that_is_sent_again_is_taken_once(api: Api) -> None:
     register(api)
     job = create(api)
