@@ -112,9 +112,11 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
 
 def _more_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     from homed import cli_backup, cli_jobs
+    from homed.agent import cli as agent
 
     cli_backup.add(commands, common)
     cli_jobs.add(commands, common)
+    agent.add(commands)
 
 
 def _serve(options: argparse.Namespace) -> int:

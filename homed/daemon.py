@@ -53,13 +53,14 @@ from homed.events import Events
 from homed.health import Health
 from homed.host import boot, capacity
 from homed.host.journal import LogSink
+from homed.host.neighbours import Neighbours
 from homed.host.notify import Notifier
 from homed.host.system import System
 from homed.jobs import parts as job_parts
 from homed.jobs.nodes import Facts
 from homed.jobs.runners import local as local_runner
 from homed.metrics import Metrics
-from homed.observation import Observation
+from homed.observation import Gauge, Observation, own_gauges
 from homed.probes import Probes
 from homed.settings import Settings
 from homed.state import StateDirectory
@@ -146,7 +147,9 @@ class Daemon:
         self.jobs = self._jobs()
         self.health.add("jobs", self.jobs.tell)
         self.event_streams = EventStreams(self.socket_limit, self.metrics.slow_clients.inc, self.keys.holds)
-        self.listeners = listeners.Listeners(config.api.connections)
+        self.listeners = listeners.Listeners(
+            config.api.connections, Neighbours(lambda: self._config.jobs.users).is_a_job
+        )
         self.limiter = Limiter(config.api.limits.clients, time.monotonic)
         self.extras = board.Extras()
         self.front = self._front()
@@ -384,17 +387,8 @@ class Daemon:
         self.reconciler.wake_all()
         self.backups.timers.wake()
 
-    def _own_gauges(self) -> list[tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]]:
+    def _own_gauges(self) -> list[Gauge]:
         sink = self._sink
-        return [
-            ("homed_streams_open", "Streams being followed.", ("kind",), [
-                (("log",), self.followers.count), (("socket",), self.socket_limit.count),
-            ]),
-            ("homed_rate_limit_buckets", "Clients and classes that the limits remember.", (), [
-                ((), len(self.limiter)),
-            ]),
-            ("homed_log_records_lost", "Log records dropped because their reader was too slow.", (), [
-                ((), float(sink.dropped + sink.failed) if sink is not None else 0.0),
-            ]),
-            ("homed_uptime_seconds", "Time since the start.", (), [((), time.monotonic() - self._started)]),
-        ]  # fmt: skip
+        lost = float(sink.dropped + sink.failed) if sink is not None else 0.0
+        streams = {"log": self.followers.count, "socket": self.socket_limit.count}
+        return own_gauges(streams, len(self.limiter), lost, time.monotonic() - self._started)

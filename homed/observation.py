@@ -1,7 +1,7 @@
 """What the daemon tells of its parts: their health, the gauges that Prometheus reads, the line for systemd."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from homed.containers import plan
 from homed.containers.keeper import Report
@@ -31,6 +31,20 @@ def struggling(reports: Iterable[tuple[str, Report]]) -> list[str]:
         for name, report in reports
         if report.status not in _WELL and report.reason != plan.FROZEN
     ]
+
+
+def own_gauges(streams: Mapping[str, int], buckets: int, lost: float, uptime: float) -> list[Gauge]:
+    """homed's own: streams that are followed, by kind; clients and classes that the limits remember; log records that
+    were lost; seconds since the start.
+    """
+    return [
+        ("homed_streams_open", "Streams being followed.", ("kind",), [
+            ((kind,), float(count)) for kind, count in streams.items()
+        ]),
+        ("homed_rate_limit_buckets", "Clients and classes that the limits remember.", (), [((), float(buckets))]),
+        ("homed_log_records_lost", "Log records dropped because their reader was too slow.", (), [((), lost)]),
+        ("homed_uptime_seconds", "Time since the start.", (), [((), uptime)]),
+    ]  # fmt: skip
 
 
 class Observation:

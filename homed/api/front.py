@@ -34,6 +34,9 @@ log = logging.getLogger("api.requests")
 audit_log = logging.getLogger("audit")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _LONG = 64 * 1024
+_EXPOSED = (
+    "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Job-Id, X-Exec-Id, X-Output-Dropped"
+)
 _SEND_DEADLINE = 30.0
 _A_WINDOW = {SECOND: "at once", MINUTE: "a minute", HOUR: "an hour"}
 _PRINCIPAL = web.RequestKey("homed.principal", Principal)
@@ -230,9 +233,7 @@ class Front:
         allowed = config.api.cors_origins
         if origin in allowed:
             headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = (
-                "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
-            )
+            headers["Access-Control-Expose-Headers"] = _EXPOSED
             headers["Vary"] = "Origin"
         elif (route.change or route.socket) and not guard.origin_allowed(
             origin, request.headers.get("Host", ""), request.scheme, allowed

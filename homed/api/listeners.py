@@ -7,9 +7,11 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -60,11 +62,21 @@ def check_exposure(config: Config, *, have_key: bool, sockets: Sequence[socket.s
         )
 
 
-class Listeners:
-    """Serves an application's runner on sockets; knows for each request by which of them it came."""
+Ends = Callable[[Any, Any], bool]
 
-    def __init__(self, connections: int):
+
+class Listeners:
+    """Serves an application's runner on sockets; knows for each request by which of them it came.
+
+    `is_stranger` is asked of each connection over the loopback (the client's address, and ours): whether it is to be
+    trusted no more than one from elsewhere.
+    """
+
+    def __init__(self, connections: int, is_stranger: Ends = lambda client, server: False):
         self._limit = connections
+        self._is_stranger = is_stranger
+        # By the transport: asked once, since the other end may be closed before the next request is looked at.
+        self._strangers: weakref.WeakKeyDictionary[asyncio.Transport, bool] = weakref.WeakKeyDictionary()
         self._trusted: set[tuple[str, int]] = set()
         self._metrics_port: int | None = None
         self._servers: list[asyncio.Server] = []
@@ -85,6 +97,11 @@ class Listeners:
         # The peer too: a kernel that routes 127.0.0.0/8 (route_localnet, as some container networks set it) lets
         # neighbours in by a loopback listener.
         trusted = (name[0], name[1]) in self._trusted and (address.startswith("127.") or address == "::1")
+        if trusted:
+            known = self._strangers.get(transport)
+            if known is None:
+                known = self._strangers[transport] = self._is_stranger(peer, name)
+            trusted = not known
         return Origin(address, trusted, only)
 
     async def start(

@@ -128,6 +128,7 @@ class Parts:
         for runner in self._runners.values():
             await runner.close()
         await self.connections.close()
+        await self.workers.close()
         self.outputs.close()
         await self.listing.close()
 

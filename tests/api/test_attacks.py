@@ -48,7 +48,11 @@ def test_a_neighbour_that_is_routed_to_loopback_is_not_local(peer: str, trusted:
     listeners = Listeners(8)
     listeners._trusted.add(("127.0.0.1", 8080))
     names = {"sockname": ("127.0.0.1", 8080), "peername": (peer, 4242)}
-    request = SimpleNamespace(transport=SimpleNamespace(get_extra_info=names.get))
+
+    class Transport:
+        get_extra_info = staticmethod(names.get)
+
+    request = SimpleNamespace(transport=Transport())
     assert listeners.locate(cast(web.Request, request)).trusted is trusted
 
 

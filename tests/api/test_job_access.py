@@ -1,5 +1,6 @@
 """Who may have jobs run, hosts changed and tasks done, how often, and what is written down of it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support.api import Api
 from tests.support.homed import Homed
+from tests.support.wait import until
 
 _READ = [
     ("GET", "/api/v1/servers"), ("GET", "/api/v1/servers/x"), ("GET", "/api/v1/servers/x/status"),
@@ -114,4 +116,16 @@ def test_task_types_that_are_not_taken_are_refused_and_not_listed(tmp_path: Path
         refusal = homed.api.post("/api/v1/tasks", {"task_type": "command", "payload": {"command": "id"}})
         assert (refusal.status, refusal.json["error_code"]) == (400, "VALIDATION_ERROR")
         assert homed.api.post("/api/v1/tasks", {"task_type": "echo", "payload": {}}).status == 201
+        homed.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root a job is of homed's own user")
+def test_a_job_is_no_way_to_what_the_loopback_is_trusted_with(tmp_path: Path) -> None:
+    with Homed(tmp_path, f"unix://{tmp_path}/no-engine.sock", {}) as homed:
+        url = f"{homed.api.url}/api/v1/keys"
+        ask = f"curl -s -o /dev/null -w '%{{http_code}}' {url}"
+        job = homed.api.post("/api/v1/jobs", {"command": ask, "server_id": "local"}).json
+        until("its end", lambda: homed.api.get(f"/api/v1/jobs/{job['id']}").json["finished_at"])
+        assert homed.api.get(f"/api/v1/jobs/{job['id']}").json["stdout"] == "401"
+        assert homed.api.get("/api/v1/keys").status == 200
         homed.stop()

@@ -73,10 +73,14 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Listeners]]
 
 @asynccontextmanager
 async def started(
-    config: Config, passed: Sequence[socket.socket] = (), connections: int = 100, control: Path | None = None
+    config: Config,
+    passed: Sequence[socket.socket] = (),
+    connections: int = 100,
+    control: Path | None = None,
+    is_stranger: listeners.Ends = lambda client, server: False,
 ) -> AsyncIterator[Listeners]:
     """Listeners whose only route tells where a request came from."""
-    made = Listeners(connections)
+    made = Listeners(connections, is_stranger)
 
     async def tell(request: web.Request) -> web.Response:
         origin = made.locate(request)
@@ -109,6 +113,22 @@ async def test_a_loopback_listener_is_trusted() -> None:
     async with started(Config(api=Api(port=port))) as made:
         assert await ask(f"http://127.0.0.1:{port}/") == told("127.0.0.1")
         assert made.open == [f"http://127.0.0.1:{port}"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_a_stranger_on_the_loopback_is_not_trusted_and_looked_at_once_a_connection(host: str) -> None:
+    port, asked = free_port(), []
+
+    def is_stranger(client: object, server: object) -> bool:
+        asked.append((client, server))
+        return True
+
+    config = Config(api=Api(port=port, listen=(f"[::1]:{port}",)))
+    async with started(config, is_stranger=is_stranger), aiohttp.ClientSession() as session:
+        for _ in range(3):
+            async with session.get(f"http://{host}:{port}/") as answer:
+                assert (await answer.json())["trusted"] is False
+    assert len(asked) == 1
 
 
 async def test_a_listener_for_all_is_not_trusted_even_from_the_board_itself() -> None:

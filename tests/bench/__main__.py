@@ -7,7 +7,23 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from tests.bench import archives, backups, idle, incremental, listing, logs, pause, requests, starting, units, updates
+from tests.bench import (
+    archives,
+    backups,
+    followers,
+    idle,
+    incremental,
+    listing,
+    listing_jobs,
+    logs,
+    pause,
+    requests,
+    ssh,
+    starting,
+    submitting,
+    units,
+    updates,
+)
 from tests.bench.bed import Bed
 from tests.bench.figures import Figure, table
 from tests.boards.rig.process import command
@@ -15,11 +31,24 @@ from tests.support.engine import why_no_engine
 from tests.support.rauc import why_no_rauc
 
 
+def _engine(bed: Bed) -> str:
+    return f"Docker Engine {bed.engine.client.version()['Version']}"
+
+
+def _rauc(_: Bed) -> str:
+    return f"RAUC {command('rauc', '--version').split()[-1]}"
+
+
+def _nothing(_: Bed) -> str:
+    return ""
+
+
 class _Benchmark(NamedTuple):
-    """`why_not` is the reason for which it cannot be run here, if there is one."""
+    """`why_not` is the reason for which it cannot be run here, if there is one; `beside` names what was there too."""
 
     run: Callable[[Bed], Iterator[Figure]]
     why_not: Callable[[], str | None] = why_no_engine
+    beside: Callable[[Bed], str] = _engine
 
 
 _BENCHMARKS: Final = {
@@ -28,12 +57,16 @@ _BENCHMARKS: Final = {
     "starting": _Benchmark(starting.run),
     "logs": _Benchmark(logs.run),
     "idle": _Benchmark(idle.run),
-    "updates": _Benchmark(updates.run, why_no_rauc),
-    "archives": _Benchmark(archives.run, archives.why_not),
+    "updates": _Benchmark(updates.run, why_no_rauc, _rauc),
+    "archives": _Benchmark(archives.run, archives.why_not, _nothing),
     "incremental": _Benchmark(incremental.run, incremental.why_not),
     "backups": _Benchmark(backups.run),
     "pause": _Benchmark(pause.run, pause.why_not),
-    "units": _Benchmark(units.run, units.why_not),
+    "submitting": _Benchmark(submitting.run, submitting.why_not, _nothing),
+    "listing_jobs": _Benchmark(listing_jobs.run, listing_jobs.why_not, _nothing),
+    "followers": _Benchmark(followers.run, followers.why_not, _nothing),
+    "ssh": _Benchmark(ssh.run, ssh.why_not, _nothing),
+    "units": _Benchmark(units.run, units.why_not, _nothing),
 }
 
 
@@ -58,23 +91,16 @@ def main() -> int:
             for figure in benchmark.run(bed):
                 figures.append(figure)
                 print(f"  {'; '.join(part for part in (*figure.cells, figure.note) if part)}", flush=True)
-            beside.add(_rauc() if benchmark.why_not is why_no_rauc else _engine(bed))
+            beside.add(benchmark.beside(bed))
     if not figures:
         return 1
     print(f"\n{table(figures)}\n")
     print(
         f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores, "
-        f"kernel {platform.release()}, {', '.join(sorted(beside))}. Medians; the spread is of single rounds."
+        f"kernel {platform.release()}{''.join(f', {name}' for name in sorted(beside - {''}))}. "
+        "Medians; the spread is of single rounds."
     )
     return 0
-
-
-def _engine(bed: Bed) -> str:
-    return f"Docker Engine {bed.engine.client.version()['Version']}"
-
-
-def _rauc() -> str:
-    return f"RAUC {command('rauc', '--version').split()[-1]}"
 
 
 if __name__ == "__main__":

@@ -18,15 +18,6 @@ from tests.support.api import Answer, Api
 from tests.support.homed import Homed
 from tests.support.wait import until
 
-_SHIM = """
-import sys, homed.cli as c, homed.agent.cli as a
-before = c._more_commands
-def more(commands, common):
-    before(commands, common)
-    a.add(commands)
-c._more_commands = more
-sys.exit(c.main())
-"""
 NO_ENGINE = "unix:///nonexistent/docker.sock"
 
 
@@ -116,7 +107,7 @@ class AgentProcess:
 
     def start(self) -> Self:
         argv: list[str | Path] = [
-            sys.executable, "-c", _SHIM, "worker", "--server", self._server, "--work", self.work, *self._options,
+            sys.executable, "-m", "homed", "worker", "--server", self._server, "--work", self.work, *self._options,
         ]  # fmt: skip
         with (self.folder / "agent.log").open("ab") as log:
             self.process = spawn(argv, {**os.environ, "PYTHONPATH": str(REPOSITORY)}, log)

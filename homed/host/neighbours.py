@@ -1,0 +1,60 @@
+"""Who may come over the loopback without a key: every user of the board, but those that jobs run as.
+
+Else whoever may have a command run could have it ask this API for everything.
+"""
+
+import logging
+import os
+import pwd
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+from homed.host import peers
+from homed.host.peers import Address
+
+log = logging.getLogger(__name__)
+# systemd's range for users that it makes for a unit (DynamicUser=): "UIDs, GIDs on systemd Systems".
+_DYNAMIC = range(61184, 65520)
+_NOBODY = 65534
+
+
+class Neighbours:
+    """`users` names those as which jobs may run, by the configuration."""
+
+    def __init__(self, users: Callable[[], Iterable[str]]):
+        self._users = users
+
+    def is_a_job(self, client: Address, server: Address) -> bool:
+        """Whether at the other end of this connection is a job, or nobody any more."""
+        return self._known and is_of_a_job(peers.owner(client, server), self._users())
+
+    @cached_property
+    def _known(self) -> bool:
+        try:
+            known = peers.is_supported()
+        except OSError:
+            known = False
+        if not known:
+            log.warning(
+                "This kernel does not tell whose a connection is: jobs are trusted as every user of the board is"
+            )
+        return known
+
+
+def is_of_a_job(user: int | None, names: Iterable[str]) -> bool:
+    """homed's own user is none: what runs as that needs no API."""
+    if user is None:
+        return True
+    if user == os.geteuid():
+        return False
+    return user in _DYNAMIC or user == _NOBODY or user in _numbers(names)
+
+
+def _numbers(names: Iterable[str]) -> set[int]:
+    found = set()
+    for name in names:
+        try:
+            found.add(pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            continue
+    return found

@@ -1,0 +1,43 @@
+"""Who is trusted over the loopback: decided from a user's number, and asked of real connections."""
+
+import os
+import pwd
+import socket
+
+import pytest
+
+from homed.host import peers
+from homed.host.neighbours import Neighbours, is_of_a_job
+
+
+@pytest.mark.parametrize(
+    ("user", "is_job"),
+    [
+        (None, True),  # who has gone already cannot be asked
+        (65534, True),
+        (61184, True),
+        (65519, True),
+        (61183, False),
+        (65520, False),
+        (1000, False),
+    ],
+)
+def test_jobs_are_known_by_their_user(user: int | None, is_job: bool) -> None:
+    assert is_of_a_job(user, ()) is is_job
+
+
+def test_users_of_the_configuration_are_jobs_but_not_homeds_own() -> None:
+    daemon = pwd.getpwnam("daemon").pw_uid
+    names = ("daemon", "no-such-user", pwd.getpwuid(os.geteuid()).pw_name)
+    assert is_of_a_job(daemon, names)
+    assert not is_of_a_job(os.geteuid(), names)
+
+
+def test_a_connection_of_our_own_is_no_jobs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert not Neighbours(lambda: ()).is_a_job(client.getsockname(), server.getsockname())
+
+
+def test_where_the_kernel_cannot_tell_the_board_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "owner", lambda client, server: None)
+    assert not Neighbours(lambda: ()).is_a_job(("127.0.0.1", 1), ("127.0.0.1", 2))
