@@ -46,6 +46,10 @@ def _run(options: argparse.Namespace) -> int:
         return 78 if error.code in ("CONFIG_ERROR", "KEY_REQUIRED", "CANNOT_LISTEN") else 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read what it prints has ended. What is left unwritten must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return result
 
 

@@ -1,7 +1,6 @@
 """`homed backup`: what a person, or a timer, does with the board's backups. homed itself does it: this only asks."""
 
 import argparse
-import getpass
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from homed.cli_show import (
     Operation,
     Show,
     Silent,
+    ask,
     follow,
     moment,
     outcome,
@@ -23,6 +23,7 @@ from homed.cli_show import (
     print_lines,
     print_table,
     print_tree,
+    read_text,
     size,
 )
 from homed.control import Control, NotRunningError, RefusedError
@@ -271,8 +272,8 @@ def _passphrase(options: Options) -> int:
     if options.stdin:
         text = sys.stdin.readline()
     else:
-        text = _ask("Passphrase of the backups: ")
-        if text != _ask("The same again: "):
+        text = ask("Passphrase of the backups: ")
+        if text != ask("The same again: "):
             raise ValidationError([], "the two are not the same")
     keyring.make(options.state / "backup-key", text)
     print("Archives made from now on open with it. Those made before keep to theirs.", file=sys.stderr)
@@ -288,7 +289,7 @@ def _opened(options: Options, act: str, body: Mapping[str, object]) -> int:
         return _waited(options, control, begun)
     operation = _followed(options, control, begun["operation_id"])
     if (operation.get("failure") or {}).get("code") == "BACKUP_KEY_MISSING":
-        unlock = {"passphrase": _ask("Passphrase of this backup: ")}
+        unlock = {"passphrase": ask("Passphrase of this backup: ")}
         begun = control.post("backups", options.backup, act, body={**body, **unlock}, query=_LATER)
         operation = _followed(options, control, begun["operation_id"])
     return _ended(options, operation)
@@ -298,30 +299,14 @@ def _unlock(options: Options) -> dict[str, str]:
     if options.passphrase_stdin:
         return {"passphrase": sys.stdin.readline().rstrip("\r\n")}
     if options.passphrase_file is not None:
-        return {"passphrase": _read(options.passphrase_file).partition("\n")[0].rstrip("\r")}
+        return {"passphrase": read_text(options.passphrase_file).partition("\n")[0].rstrip("\r")}
     if options.identity_file is not None:
-        lines = _read(options.identity_file).split()
+        lines = read_text(options.identity_file).split()
         found = next((line for line in lines if line.startswith(_IDENTITY)), None)
         if found is None:
             raise HomedError(f"{options.identity_file}: there is no {_IDENTITY}… in it")
         return {"identity": found}
     return {}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HomedError(f"{path} cannot be read: {error}") from error
-
-
-def _ask(prompt: str) -> str:
-    if not sys.stdin.isatty():
-        raise HomedError("there is no terminal to ask for the passphrase at")
-    try:
-        return getpass.getpass(prompt)
-    except EOFError as error:
-        raise HomedError("no passphrase was given") from error
 
 
 def _waited(options: Options, control: Control, begun: Mapping[str, Any]) -> int:

@@ -1,16 +1,16 @@
 """`homed job` and `homed host`: what a person does with jobs and with the hosts that they run on, over the API."""
 
 import argparse
-import getpass
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from homed.cli_show import moment, print_json, print_table, print_tree
+from homed.cli_show import ask, moment, print_json, print_table, print_tree, read_text
 from homed.control import Control, NotRunningError
 from homed.errors import HomedError
 
@@ -50,7 +50,11 @@ def _add_jobs(commands: Any, common: argparse.ArgumentParser, shown: argparse.Ar
     run.add_argument("--script", type=Path, metavar="FILE", help="a script in place of a command; - is standard input")
     run.add_argument("--shell", metavar="PROGRAM", help="what reads the script (default: /bin/bash)")
     run.add_argument("--no-wait", action="store_true", help="print the job's id and do not wait for its end")
-    run.add_argument("command", nargs="*", help="the command, for the shell; after -- where it has options")
+    run.add_argument(
+        "command",
+        nargs="*",
+        help="one argument: a line for the shell; several: a program and its arguments, after -- where it has options",
+    )
     listing = act("list", _list, "list jobs, the newest first", shown)
     listing.add_argument("--status", choices=["queued", "running", "completed", "failed", "canceled"])
     listing.add_argument("--search", metavar="TEXT", help="those with this in their command")
@@ -94,15 +98,20 @@ def _run(options: Options) -> int:
     body |= {name: given for name in ("timeout", "priority") if (given := getattr(options, name)) is not None}
     control = Control(options.state)
     if options.script is not None:
-        body["script"] = sys.stdin.read() if str(options.script) == "-" else options.script.read_text(encoding="utf-8")
+        body["script"] = sys.stdin.read() if str(options.script) == "-" else read_text(options.script)
         body |= {} if options.shell is None else {"shell": options.shell}
         job = control.post("jobs", "script", body=body)
     else:
-        job = control.post("jobs", body=body | {"command": " ".join(options.command)})
+        job = control.post("jobs", body=body | {"command": _command(options.command)})
     if options.no_wait:
         print(job["id"])
         return 0
     return _followed(control, job["id"])
+
+
+def _command(words: Sequence[str]) -> str:
+    """One word is a line for the shell; several are a program and what it is given, as they are."""
+    return words[0] if len(words) == 1 else shlex.join(words)
 
 
 def _logs(options: Options) -> int:
@@ -200,9 +209,9 @@ def _add_host(options: Options) -> int:
         return 2
     body: dict[str, object] = {"name": options.name, "hostname": hostname, "port": options.port, "user": user}
     if options.key_file is not None:
-        body |= {"auth_type": "key", "private_key": options.key_file.read_text(encoding="utf-8")}
+        body |= {"auth_type": "key", "private_key": read_text(options.key_file)}
     else:
-        body |= {"auth_type": "password", "password": getpass.getpass(f"Password of {options.address}: ")}
+        body |= {"auth_type": "password", "password": ask(f"Password of {options.address}: ")}
     print(Control(options.state).post("servers", body=body)["id"])
     return 0
 

@@ -1,12 +1,15 @@
-"""What the command line shows: tables, trees, and how an operation goes while it waits for its end."""
+"""What commands share: the files they are given, tables, trees, and how an operation goes until its end."""
 
+import getpass
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from homed.control import Control, NotRunningError, RefusedError
+from homed.errors import HomedError
 
 _FIRST, _EVERY = 0.1, 1.0
 _AWAY = 90.0
@@ -177,6 +180,23 @@ def print_tree(value: Mapping[str, Any], indent: str = "") -> int:
         elif inner not in (None, "", [], {}):
             print(f"{indent}{name}: {inner}")
     return 0
+
+
+def ask(prompt: str) -> str:
+    """What is typed, unseen."""
+    if not sys.stdin.isatty():
+        raise HomedError("there is no terminal to ask for it at")
+    try:
+        return getpass.getpass(prompt)
+    except EOFError as error:
+        raise HomedError("nothing was given") from error
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HomedError(f"{path} cannot be read: {error}") from error
 
 
 def _part(kind: str, progress: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ class StateDirectory:
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        # What works for homed begins elsewhere: a relative path is none to it.
+        self.path = path.absolute()
         self.settled: Settled | None = None
         self._file: TextIO | None = None
 

@@ -1,6 +1,8 @@
 """`homed job` and `homed host`: what is asked of homed, what is shown of the answer, and with which code it ends."""
 
+import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +71,37 @@ def test_a_script_is_read_from_its_file(homed: Answers, run: Run, tmp_path: Path
     script.write_text("echo é\n", encoding="utf-8")
     assert run("job", "run", "--script", str(script), "--shell", "/bin/sh", "--host", "h", "--no-wait") == 0
     assert homed.bodies("jobs/script") == [{"server_id": "h", "script": "echo é\n", "shell": "/bin/sh"}]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"), [(["echo *.c | wc"], "echo *.c | wc"), (["printf", "%s\\n", "a b"], "printf '%s\\n' 'a b'")]
+)
+def test_one_word_is_a_line_for_the_shell_and_several_are_a_program(
+    homed: Answers, run: Run, words: list[str], line: str
+) -> None:
+    homed.on("POST", "jobs", (201, JOB))
+    assert run("job", "run", "--no-wait", "--", *words) == 0
+    assert homed.bodies("jobs") == [{"server_id": "local", "command": line}]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["job", "run", "--script", "none.sh"], ["host", "add", "web", "a@b", "--key-file", "none"]]
+)
+def test_a_file_that_is_not_there_is_said(
+    homed: Answers, run: Run, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(*arguments) == 1
+    assert capsys.readouterr().err.startswith(f"homed: {arguments[-1]} cannot be read: ")
+    assert homed.asked == []
+
+
+def test_a_password_is_asked_for_at_a_terminal_only(
+    homed: Answers, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
+    assert run("host", "add", "web", "me@10.0.0.1") == 1
+    assert capsys.readouterr().err == "homed: there is no terminal to ask for it at\n"
+    assert homed.asked == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["--script", "x", "ls"]])

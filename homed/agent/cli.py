@@ -8,6 +8,8 @@ from typing import Any
 
 _WORK = Path("/var/lib/homed-worker")
 _KEY_REFUSED, _ENDED = 77, 143
+# A poll names each job that it has, in its address.
+_MOST_SLOTS = 100
 
 
 def add(commands: Any) -> None:
@@ -30,8 +32,8 @@ def add(commands: Any) -> None:
 
 def _slots(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= 1000:
-        raise argparse.ArgumentTypeError("must be 1 to 1000")
+    if not 1 <= number <= _MOST_SLOTS:
+        raise argparse.ArgumentTypeError(f"must be 1 to {_MOST_SLOTS}")
     return number
 
 

@@ -171,7 +171,8 @@ def _responses(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
     if route.response is not None:
         content["application/json"] = {"schema": schemas[route.response]}
     for kind in route.streams:
-        content[kind] = {"schema": {"type": "string"}}
+        # Whether a schema is of a stream or of each of its events is not said in OpenAPI 3.1.
+        content[kind] = {} if kind == "text/event-stream" else {"schema": {"type": "string"}}
     responses: dict[str, Any] = {}
     for status in (route.status, *route.statuses):
         responses[str(status)] = {

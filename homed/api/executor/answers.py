@@ -15,6 +15,7 @@ from homed.jobs.records import Archive, Job, State
 CANCELLED_EXIT, TIMED_OUT_EXIT = 130, 124
 CANCELLED = "Job cancelled by user"
 Id = Annotated[str, Meta(max_length=128)]
+_JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,48}$(?!\n)")]
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 
 
@@ -104,8 +105,9 @@ class Polling(_Camel, frozen=True, kw_only=True):
 
     worker_id: Id | None = None
     wait: Annotated[float, Meta(ge=0, le=60)] | None = None
-    slots: Annotated[int, Meta(ge=0, le=1000)] | None = None
-    holds: Annotated[tuple[Id, ...], Meta(max_length=1000)] = ()
+    slots: Annotated[int, Meta(ge=0, le=100)] | None = None
+    # All of them fit into the longest address that is taken.
+    holds: Annotated[tuple[_JobId, ...], Meta(max_length=100)] = ()
 
 
 class ToRun(_Camel, frozen=True, kw_only=True):
