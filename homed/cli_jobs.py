@@ -159,14 +159,19 @@ def _list(options: Options) -> int:
         return print_json(answer)
     rows = [
         (one["id"], one["status"], moment(one["created_at"]), _text(one.get("exit_code")),
-         (one.get("server") or {}).get("name") or "local", _line(one))
+         _host(one), _line(one))
         for one in answer["jobs"]
     ]  # fmt: skip
     return print_table(("ID", "STATUS", "SUBMITTED", "EXIT", "HOST", "COMMAND"), rows)
 
 
+def _host(job: Any) -> str:
+    """Its name, or the id of one that was removed."""
+    return str((job.get("server") or {}).get("name") or job["server_id"])
+
+
 def _line(job: Any) -> str:
-    text = " ".join(part for part in (job.get("command"), job.get("args")) if part)
+    text = " ".join(part for part in (job.get("command"), job.get("args"), job.get("original_script")) if part)
     return " ".join(text.split())[:60]
 
 

@@ -14,7 +14,7 @@ from tests.support.control import Answers
 Run = Callable[..., int]
 JOB = {
     "id": "j-1", "status": "completed", "created_at": "2026-11-21T02:00:00.000Z", "exit_code": 0, "command": "echo",
-    "args": "a\nb", "server": None,
+    "args": "a\nb", "server_id": "local", "server": None,
 }  # fmt: skip
 
 

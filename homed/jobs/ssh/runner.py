@@ -180,5 +180,5 @@ def _result(session: Session) -> Result:
     if session.signal:
         return Result(signal=session.signal, code="SIGNAL", error=f"it was ended by {session.signal}")
     if session.exit_code:
-        return Result(exit_code=session.exit_code, code="EXIT", error=f"it ended with exit code {session.exit_code}")
+        return Result(exit_code=session.exit_code, code="EXIT", error=f"it ended with {session.exit_code}")
     return Result(exit_code=0)
