@@ -44,6 +44,11 @@ def holder(homed: Homed, name: str, scope: str) -> tuple[Api, str, str]:
     return api, text, identity
 
 
+def code_of(path: str, code: str) -> str:
+    """The executor's errors have a sentence and a status, and no code."""
+    return code if path.startswith(("/api/v1/", "/health", "/metrics")) else ""
+
+
 # Keys
 
 
@@ -52,7 +57,7 @@ def test_without_a_key_only_what_is_open_to_all_answers(keyed: Homed) -> None:
     for method, path, operation in operations(keyed.api):
         answer = keyed.api.call(method, path, {} if method in ("PUT", "POST") else None)
         if "security" in operation:
-            assert (answer.status, answer.code) == (401, "UNAUTHORIZED"), (method, path)
+            assert (answer.status, answer.code) == (401, code_of(path, "UNAUTHORIZED")), (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"
             seen += 1
         else:
@@ -68,8 +73,8 @@ def test_a_read_key_reads_and_changes_nothing(keyed: Homed) -> None:
     for method, path, operation in operations(api):
         answer = api.call(method, path, {} if method in ("PUT", "POST") else None)
         if "`operate`" in operation["description"] or "`admin`" in operation["description"]:
-            assert (answer.status, answer.code) == (403, "FORBIDDEN"), (method, path)
-            assert answer.json["error"]["details"]["held"] == "read"
+            assert (answer.status, answer.code) == (403, code_of(path, "FORBIDDEN")), (method, path)
+            assert "yours is 'read'" in answer.body.decode()
             refused += 1
         else:
             assert answer.status not in (401, 403), (method, path)

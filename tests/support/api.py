@@ -21,9 +21,12 @@ class Answer(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The stable code of an error; empty where it is none."""
+        """The stable code of an error, in whichever family's shape; empty where it is none, or has none."""
         found = self.json if self.body else {}
-        return str(found["error"]["code"]) if isinstance(found, dict) and "error" in found else ""
+        if not isinstance(found, dict):
+            return ""
+        inner = found["error"] if isinstance(found.get("error"), dict) else found
+        return str(inner.get("code", inner.get("error_code", "")))
 
 
 class _UnixConnection(http.client.HTTPConnection):
