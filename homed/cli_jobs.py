@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from homed.cli_show import ask, moment, print_json, print_table, print_tree, read_text
-from homed.control import Control, NotRunningError
+from homed.control import Control, NotRunningError, RefusedError
 from homed.errors import HomedError
 
 Options = argparse.Namespace
@@ -44,7 +44,9 @@ def _add_jobs(commands: Any, common: argparse.ArgumentParser, shown: argparse.Ar
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("id", help="as `homed job list` shows it")
     run = act("run", _run, "run a command or a script as a job, and show what it prints")
-    run.add_argument("--host", default="local", metavar="ID", help="a host to run it on over SSH (default: this board)")
+    run.add_argument(
+        "--host", default="local", metavar="ID", help="a host, or its name, to run it on over SSH (default: this board)"
+    )
     run.add_argument("--timeout", type=float, metavar="SECONDS")
     run.add_argument("--priority", type=int, metavar="1..10", help="the higher, the sooner (default: 5)")
     run.add_argument("--script", type=Path, metavar="FILE", help="a script in place of a command; - is standard input")
@@ -68,7 +70,7 @@ def _add_jobs(commands: Any, common: argparse.ArgumentParser, shown: argparse.Ar
 def _add_hosts(commands: Any, common: argparse.ArgumentParser, shown: argparse.ArgumentParser) -> None:
     act = _acts(commands, "host", "keep the hosts that jobs reach over SSH", common)
     named = argparse.ArgumentParser(add_help=False)
-    named.add_argument("id", help="as `homed host list` shows it")
+    named.add_argument("id", help="its id or name, as `homed host list` shows them")
     act("list", _hosts, "list the hosts", shown)
     made = act("add", _add_host, "add a host; without --key-file its password is asked for")
     made.add_argument("name")
@@ -94,15 +96,18 @@ def _run(options: Options) -> int:
     if bool(options.command) == (options.script is not None):
         print("homed: either a command or --script is needed", file=sys.stderr)
         return 2
-    body: dict[str, object] = {"server_id": options.host}
-    body |= {name: given for name in ("timeout", "priority") if (given := getattr(options, name)) is not None}
+    body: dict[str, object] = {
+        name: given for name in ("timeout", "priority") if (given := getattr(options, name)) is not None
+    }
     control = Control(options.state)
     if options.script is not None:
         body["script"] = sys.stdin.read() if str(options.script) == "-" else read_text(options.script)
         body |= {} if options.shell is None else {"shell": options.shell}
-        job = control.post("jobs", "script", body=body)
+        path = ["jobs", "script"]
     else:
-        job = control.post("jobs", body=body | {"command": _command(options.command)})
+        path = ["jobs"]
+        body["command"] = _command(options.command)
+    job = _of_host(control, options.host, lambda id: control.post(*path, body=body | {"server_id": id}))
     if options.no_wait:
         print(job["id"])
         return 0
@@ -221,8 +226,22 @@ def _add_host(options: Options) -> int:
     return 0
 
 
+def _of_host(control: Control, given: str, call: Callable[[str], Any]) -> Any:
+    """A host may be given by its name too, where one has it."""
+    try:
+        return call(given)
+    except RefusedError as error:
+        if error.code != "HOST_NOT_FOUND":
+            raise
+        found = [one["id"] for one in control.get("servers")["servers"] if one["name"] == given]
+        if len(found) != 1:
+            raise
+        return call(found[0])
+
+
 def _test_host(options: Options) -> int:
-    answer = Control(options.state).post("servers", options.id, "test")
+    control = Control(options.state)
+    answer = _of_host(control, options.id, lambda id: control.post("servers", id, "test"))
     if options.json:
         print_json(answer)
     elif answer["status"] == "connected":
@@ -233,10 +252,12 @@ def _test_host(options: Options) -> int:
 
 
 def _forget_key(options: Options) -> int:
-    Control(options.state).post("servers", options.id, "forget-key")
+    control = Control(options.state)
+    _of_host(control, options.id, lambda id: control.post("servers", id, "forget-key"))
     return 0
 
 
 def _remove_host(options: Options) -> int:
-    Control(options.state).delete("servers", options.id, query="force=true" if options.force else "")
+    control, query = Control(options.state), "force=true" if options.force else ""
+    _of_host(control, options.id, lambda id: control.delete("servers", id, query=query))
     return 0

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,6 +149,25 @@ def test_a_host_that_does_not_answer_is_told_by_the_exit_code(
     assert capsys.readouterr().err == "homed: it does not answer\n"
 
 
+def test_a_host_may_be_named(homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = (404, {"success": False, "error": "Server not found", "code": "HOST_NOT_FOUND", "request_id": "r"})
+    servers = [{"id": "h-1", "name": "web"}, {"id": "h-2", "name": "twice"}, {"id": "h-3", "name": "twice"}]
+    homed.on("POST", "jobs", missing, (201, JOB), missing)
+    homed.on("GET", "servers", (200, {"servers": servers}))
+    assert run("job", "run", "--host", "web", "--no-wait", "ls") == 0
+    assert [body["server_id"] for body in homed.bodies("jobs")] == ["web", "h-1"]
+    assert run("job", "run", "--host", "twice", "--no-wait", "ls") == 1
+    assert capsys.readouterr().err == "homed: Server not found\n"
+
+
 def test_a_host_is_removed_by_force(homed: Answers, run: Run) -> None:
     homed.on("DELETE", "servers/h?force=true", (200, {}))
     assert run("host", "remove", "h", "--force") == 0
+
+
+def test_a_reader_that_has_ended_is_no_error(homed: Answers, run: Run, tmp_path: Path) -> None:
+    done = ("1-9-3", "complete", {"status": "completed", "exit_code": 0})
+    homed.on("GET", "jobs/j-1/stream", events(output("1-1-2", "a\n" * 100_000), output("1-2-2", "b"), done))
+    command = f"{sys.executable} -m homed job logs --state {tmp_path} j-1 | head -n 1; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (141, "a\n", "")

@@ -14,10 +14,11 @@ import psutil
 
 from homed import __version__
 from homed.agent.attempt import Attempt, Job, left_report
-from homed.agent.home import Home, remove
+from homed.agent.home import Home
 from homed.agent.run import end_leftovers
 from homed.agent.server import AwayError, KeyRefusedError, RefusedError, Server, pause
 from homed.errors import HomedError
+from homed.jobs.removal import remove
 
 log = logging.getLogger(__name__)
 _BEAT = 10.0

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 
 from homed import atomic
-from homed.agent.home import remove
 from homed.agent.run import Run, signal_name
 from homed.agent.server import Answer, AwayError, KeyRefusedError, RefusedError, Server, pause
 from homed.agent.spool import PIECE, Spool
 from homed.errors import HomedError
+from homed.jobs.removal import remove
 from homed.jobs.unpack.unpack import Limits, unpack
 
 log = logging.getLogger(__name__)

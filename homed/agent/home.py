@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import socket
 from pathlib import Path
 
@@ -59,15 +58,3 @@ class Home:
     def left(self) -> list[Path]:
         """What an earlier run has left."""
         return sorted(self._jobs.iterdir())
-
-
-def remove(folder: Path) -> None:
-    """Blocking. All of it, also what a job has made unreadable for us."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        for at, _, _ in os.walk(folder):
-            os.chmod(at, 0o700)
-            for entry in os.scandir(at):
-                if entry.is_dir(follow_symlinks=False):
-                    os.chmod(entry.path, 0o700)
-        shutil.rmtree(folder)

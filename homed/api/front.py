@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -114,7 +114,7 @@ class Front:
             started = time.perf_counter()
             status, code = 499, "CLIENT_GONE"
             given = request.headers.get("X-Request-ID", "")
-            request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+            request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
             try:
                 response, code = await self._serve(route, request, request_id)
                 status = response.status

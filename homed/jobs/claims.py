@@ -92,9 +92,7 @@ class Claims:
         """What the worker reports. JobConflictError: JOB_NOT_YOURS, JOB_ENDED."""
         job = await self.bind(id, node)
         output = self._outputs.find(id, job.attempt)
-        if output is not None:
-            await output.finish()
-        size = await asyncio.to_thread(self._outputs.size, id)
+        size = job.size if output is None else await output.finish()
 
         def decide(job: Job, revision: int) -> Job:
             _check_owner(job, node)
@@ -111,9 +109,7 @@ class Claims:
         if before.token != token:
             return
         output = self._outputs.find(id, before.attempt)
-        if output is not None:
-            await output.finish()
-        size = await asyncio.to_thread(self._outputs.size, id)
+        size = before.size if output is None else await output.finish()
 
         def decide(job: Job, revision: int) -> Job:
             if job.ended or job.token != token or job.state not in (State.ASSIGNED, State.RUNNING):

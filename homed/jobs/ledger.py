@@ -23,6 +23,10 @@ class Index(Protocol):
 
     def drop(self, ids: Sequence[str]) -> None: ...
 
+    async def settle(self) -> None:
+        """All that it was told is written."""
+        ...
+
 
 class Entry:
     """A job that has not ended, or is being looked at: `changed` is set with each change, and replaced by a new one."""
@@ -66,7 +70,8 @@ class Ledger:
                 if not job.ended:
                     self._entries[job.id] = Entry(job, record.revision)
             after = page[-1].key
-            await asyncio.sleep(0)
+            # They would all be held until then.
+            await self._index.settle()
         return known
 
     def active(self) -> list[Job]:

@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _HOUR = timedelta(hours=1)
 _SEARCHED = 1024  # characters of a job's text
-_DELAY, _AGAIN = 0.05, 1.0  # seconds until changes are written that nobody asks for, and after a failure
+_DELAY, _AGAIN = 0.25, 1.0  # seconds until changes are written that nobody asks for, and after a failure
 
 _COLUMNS = (
     Column("id"),
@@ -131,9 +131,10 @@ class JobListing:
 
     def _begin(self) -> None:
         self._timer = None
-        self._task = asyncio.get_running_loop().create_task(self._write_or_say())
+        self._task = asyncio.get_running_loop().create_task(self.settle())
 
-    async def _write_or_say(self) -> None:
+    async def settle(self) -> None:
+        """All that was told is written, or it is said that it cannot be."""
         try:
             await self._write()
         except StoreError as error:

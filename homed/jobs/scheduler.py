@@ -195,8 +195,7 @@ class Scheduler:
                 return
             if job.state is not State.ASSIGNED:
                 return  # it was cancelled meanwhile
-        result = await self._attempt(runner, job, resumed=resumed)
-        size = await asyncio.to_thread(self._outputs.size, job.id)
+        result, size = await self._attempt(runner, job, resumed=resumed)
         self._drop_timer(self._limits, job.id)
         self.progress.pop(job.id, None)
         job = await self._write(job.id, partial(self._conclude, token=job.token, result=result, size=size))
@@ -210,12 +209,12 @@ class Scheduler:
             return job
         return advance(job, State.ASSIGNED, now(), node=self._nodes.own, token=revision, handle=self._handle)
 
-    async def _attempt(self, runner: Runner, job: Job, *, resumed: bool) -> Result | None:
-        """What came of it; None where it never began."""
+    async def _attempt(self, runner: Runner, job: Job, *, resumed: bool) -> tuple[Result | None, int]:
+        """What came of it, None where it never began; and the bytes that the job's output takes."""
         try:
             output = await asyncio.to_thread(self._outputs.create, job.id, job.attempt)
         except OSError as error:
-            return Result(code="JOB_NOT_STARTED", error=f"its output cannot be kept: {error.strerror}")
+            return Result(code="JOB_NOT_STARTED", error=f"its output cannot be kept: {error.strerror}"), job.size
         attempt = Attempt(
             job, output, partial(self._started, job.id, job.token), partial(self.progress.__setitem__, job.id)
         )
@@ -229,8 +228,8 @@ class Scheduler:
         except HomedError as error:
             result = Result(code=error.code, error=error.message)
         # Not where homed is stopping: then more may come.
-        await output.finish()
-        return result if result is None else await with_answer(job, result, output)
+        size = await output.finish()
+        return (result if result is None else await with_answer(job, result, output)), size
 
     async def _started(self, id: str, token: int, handle: Handle) -> None:
         def decide(job: Job, revision: int) -> Job:
@@ -272,9 +271,7 @@ class Scheduler:
         """Who runs it elsewhere is given some time to end it and say so; then it has ended for us."""
         await asyncio.sleep(_PATIENCE)
         output = self._outputs.find(job.id, job.attempt)
-        if output is not None:
-            await output.finish()
-        size = await asyncio.to_thread(self._outputs.size, job.id)
+        size = job.size if output is None else await output.finish()
         job = await self._write(job.id, partial(self._conclude, token=job.token, result=Result(), size=size))
         if job.ended:
             self._gone(job)

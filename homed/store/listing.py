@@ -13,7 +13,7 @@ from homed.store.grouping import Group
 
 Scalar = str | int | float | None
 Row = tuple[Scalar, ...]
-_MEMORY = 64 << 20
+_MEMORY = 8 << 20
 # Up to so many rows are found by what is asked of them, and then sorted; more are looked for in their order.
 _FEW = 1000
 # SQLite takes at least so many parameters in one statement in every version.

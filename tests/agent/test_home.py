@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from homed.agent.home import Home, remove
+from homed.agent.home import Home
 from homed.errors import ConfigError
+from homed.jobs.removal import remove
 
 
 @pytest.mark.parametrize("job", ["..", "../x", "", "a/b", ".hidden", "x" * 300, "a\0b", "job\n"])

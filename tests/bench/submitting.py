@@ -1,6 +1,7 @@
 """Submitting jobs and running them, beside Celery with Redis.
 
-`python -m tests.bench.submitting ADDRESS PATH BODY COUNT CONNECTIONS` submits, and prints how many a second.
+`python -m tests.bench.submitting ADDRESS PATH BODY COUNT CONNECTIONS` submits, and prints when it began (monotonic) and
+how many a second were answered.
 """
 
 import json
@@ -92,6 +93,9 @@ class _Homed:
 
     def submit(self, path: str, body: object, count: int) -> float:
         """Jobs a second, from a process of its own."""
+        return self._submit(path, body, count)[1]
+
+    def _submit(self, path: str, body: object, count: int) -> tuple[float, float]:
         address = f"127.0.0.1:{self._served.port}"
         arguments = [address, path, json.dumps(body), str(count), str(_CONNECTIONS)]
         done = subprocess.run(
@@ -100,14 +104,14 @@ class _Homed:
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"the client failed: {done.stderr[-2000:]}")
-        return float(done.stdout)
+        began, rate = done.stdout.split()
+        return float(began), float(rate)
 
     def run_true(self, count: int) -> float:
         """Jobs a second, from the first submission to the last end."""
-        began = time.monotonic()
-        self.submit("/api/v1/jobs", _TRUE, count)
+        began, _ = self._submit("/api/v1/jobs", _TRUE, count)
         self._ended += count
-        until("all jobs to end", lambda: self._completed() == self._ended, deadline=300, every=0.02)
+        until("all jobs to end", lambda: self._completed() == self._ended, deadline=300, every=0.05)
         return count / (time.monotonic() - began)
 
     def time_true(self) -> float:
@@ -138,16 +142,18 @@ def main(address: str, path: str, body: str, count: str, connections: str) -> No
         f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(data)}\r\n\r\n"
     )
-    print(submitted(address, head.encode() + data, int(count), int(connections)))
+    print(*submitted(address, head.encode() + data, int(count), int(connections)))
 
 
-def submitted(address: str, request: bytes, count: int, connections: int) -> float:
-    """Answers a second, one request at a time on each connection. RuntimeError where one is refused."""
+def submitted(address: str, request: bytes, count: int, connections: int) -> tuple[float, float]:
+    """When it began, and answers a second: one request at a time on each connection. RuntimeError where one is
+    refused.
+    """
     host, _, port = address.rpartition(":")
     sockets = [socket.create_connection((host, int(port))) for _ in range(min(connections, count))]
     by_number = {one.fileno(): one for one in sockets}
     sent = answered = 0
-    began = time.perf_counter()
+    began = time.monotonic()
     with select.epoll() as poll:
         for number, one in by_number.items():
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -164,10 +170,10 @@ def submitted(address: str, request: bytes, count: int, connections: int) -> flo
                 if sent < count:
                     by_number[number].sendall(request)
                     sent += 1
-    ended = time.perf_counter()
+    ended = time.monotonic()
     for one in sockets:
         one.close()
-    return answered / (ended - began)
+    return began, answered / (ended - began)
 
 
 if __name__ == "__main__":

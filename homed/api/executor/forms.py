@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from homed.api.decode import ask_for_body
 from homed.errors import FieldError, MediaTypeError, TooLargeError, ValidationError
@@ -55,6 +56,8 @@ async def read(
                 await asyncio.shield(discard(reading.file))
         if isinstance(error, TimeoutError):
             raise _wrong(f"nothing of the form came for {_IDLE:g} seconds") from error
+        if isinstance(error, HttpProcessingError):
+            raise _wrong("the head of a part of the form is not one") from error
         if isinstance(error, (OSError, ValueError, EOFError, web.RequestPayloadError, web.PayloadAccessError)):
             raise _wrong(f"the form cannot be read: {error}") from error
         raise

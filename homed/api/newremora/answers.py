@@ -59,6 +59,7 @@ class JobShown(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerNamed | None
     priority: int
     timeout: int | float | None
+    deadline: datetime | None
     max_retries: int
     attempt: int
     copied_from: str | None
@@ -175,6 +176,7 @@ def shown(job: Job, hosts: Hosts) -> JobShown:
         server=server_of(job, hosts),
         priority=job.priority,
         timeout=seconds(job.timeout),
+        deadline=job.deadline,
         max_retries=job.max_retries,
         attempt=job.attempt,
         copied_from=job.copied_from or None,

@@ -1,5 +1,6 @@
 """What makes jobs: a command, a script, and a copy of an earlier job."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -27,12 +28,14 @@ _Timeout = Annotated[float, Meta(gt=0, le=31_536_000)]
 _Priority = Annotated[int, Meta(ge=1, le=10)]
 _Retries = Annotated[int, Meta(ge=0, le=100)]
 _User = Annotated[str, Meta(max_length=32)]
+_Deadline = Annotated[datetime, Meta(tz=True)]
 _OF_WORK = ("command", "args", "script", "shell")
 
 
 class NewCommand(msgspec.Struct, frozen=True, kw_only=True):
     """`server_id` is a host's, or `local` for this board. Times are in seconds; the timeout of the configuration holds
-    where none is given. `user` is one of `jobs.users`, as whom it runs on this board.
+    where none is given. By the `deadline` it has ended, or has timed out, however long it waited. `user` is one of
+    `jobs.users`, as whom it runs on this board.
     """
 
     command: _Command
@@ -41,6 +44,7 @@ class NewCommand(msgspec.Struct, frozen=True, kw_only=True):
     timeout: _Timeout | None = None
     priority: _Priority = 5
     max_retries: _Retries = 0
+    deadline: _Deadline | None = None
     user: _User | None = None
 
 
@@ -53,6 +57,7 @@ class NewScript(msgspec.Struct, frozen=True, kw_only=True):
     timeout: _Timeout | None = None
     priority: _Priority = 5
     max_retries: _Retries = 0
+    deadline: _Deadline | None = None
     user: _User | None = None
 
     def __post_init__(self) -> None:
@@ -138,6 +143,7 @@ class _Resource:
                 priority=new.priority,
                 timeout=new.timeout,
                 max_retries=new.max_retries,
+                deadline=new.deadline,
                 user=new.user or "",
                 key=idempotency_key(call),
                 submitted_by=call.principal.id,

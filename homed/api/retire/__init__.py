@@ -60,7 +60,7 @@ def error(error: HomedError, request_id: str) -> Error:
         details = {"field": error.errors[0].field, "reason": error.errors[0].message, **details}
     return Error(
         status="error",
-        message=error.message,
+        message="Task not found" if error.code in _CODES else error.message,
         error_code=_CODES.get(error.code, error.code),
         error_details=details,
         timestamp=now(),

@@ -208,7 +208,7 @@ class _Resource:
     async def _task(self, call: Call) -> Job:
         job = await self._jobs.get(call.path["task_id"])
         if not isinstance(job.work, Task):
-            raise NotFoundError(f"Task '{job.id}' not found", code="TASK_NOT_FOUND")
+            raise NotFoundError("Task not found", code="TASK_NOT_FOUND")
         return job
 
 

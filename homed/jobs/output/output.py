@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from homed.errors import JobError
 from homed.jobs.output import text
-from homed.jobs.output.files import Files
+from homed.jobs.output.files import Files, taken
 from homed.jobs.output.order import Run, Stream
 from homed.jobs.output.signals import Signal
 
@@ -78,14 +78,20 @@ class Output:
         await self._run(self.files.append, stream, data)
         await self.tell(before)
 
-    async def finish(self) -> None:
-        """Nothing more comes: the rest is put in order, and who follows comes to the end."""
-        if self.finished:
-            return
-        before = self.end
-        await self._run(self.files.finish)
-        self._attend(self)
-        await self.tell(before)
+    async def finish(self) -> int:
+        """Nothing more comes: the rest is put in order, and who follows comes to the end. Returns how many bytes all of
+        the job takes.
+        """
+        before, was_finished = self.end, self.finished
+        size = await self._run(self._finish)
+        if not was_finished:
+            self._attend(self)
+            await self.tell(before)
+        return size
+
+    def _finish(self) -> int:
+        self.files.finish()
+        return taken(self.folder.parent)
 
     async def load(self) -> None:
         """Know what an earlier homed has left. JobError."""

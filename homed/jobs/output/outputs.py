@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from homed.jobs.output.files import Files
+from homed.jobs.output.files import Files, taken
 from homed.jobs.output.output import Output
 
 log = logging.getLogger(__name__)
@@ -85,13 +85,7 @@ class Outputs:
 
     def size(self, id: str) -> int:
         """Bytes that a job's output and what else lies beside it take, of all attempts."""
-        total = 0
-        with contextlib.suppress(OSError):
-            for attempt in os.scandir(self._root / id):
-                for entry in os.scandir(attempt.path):
-                    with contextlib.suppress(OSError):
-                        total += entry.stat(follow_symlinks=False).st_size
-        return total
+        return taken(self._root / id)
 
     async def run(self) -> None:
         """See what jobs write: soon where one is new, or writes, or is followed; else each half second. What comes
@@ -176,10 +170,9 @@ class Outputs:
 
 def _make_folder(folder: Path) -> bool:
     """Whether it is new."""
+    with contextlib.suppress(FileExistsError):
+        folder.parent.mkdir(_MODE, parents=True)
     try:
-        os.mkdir(folder, _MODE)
-    except FileNotFoundError:
-        folder.parent.mkdir(_MODE, parents=True, exist_ok=True)
         os.mkdir(folder, _MODE)
     except FileExistsError:
         return False

@@ -5,7 +5,6 @@ import grp
 import hashlib
 import os
 import pwd
-import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from homed.jobs import inside
 from homed.jobs.launch import Launch, Place, launch
 from homed.jobs.ports import Attempt
 from homed.jobs.records import Command, Handle, Job, Result
+from homed.jobs.removal import remove
 from homed.jobs.runners.connection import Connection, connect
 from homed.jobs.spawner import marks, processes
 from homed.jobs.spawner.marks import Identity
@@ -117,14 +117,14 @@ class Subprocesses:
         if key in self._cleared:
             self._cleared.discard(key)
         else:
-            await asyncio.to_thread(shutil.rmtree, self._place(job), ignore_errors=True)
+            await asyncio.to_thread(remove, self._place(job))
 
     async def sweep(self, active: Callable[[], Sequence[Job]]) -> None:
         """Remove the folders of attempts that have ended."""
         found = await asyncio.to_thread(_names, self._places)
         needed = {self._place(job).name for job in active()}
         for name in found - needed:
-            await asyncio.to_thread(shutil.rmtree, self._places / name, ignore_errors=True)
+            await asyncio.to_thread(remove, self._places / name)
 
     async def _found(self, attempt: Attempt) -> Result:
         """The spawner was killed before it said anything."""

@@ -252,6 +252,23 @@ def test_workers_that_name_nobody_work_side_by_side(api: Api) -> None:
     assert owners == {"first", "second"}
 
 
+def test_a_worker_that_is_silent_is_offline_and_its_job_waits_again(tmp_path: Path) -> None:
+    with board(tmp_path / "short", offline_after=1) as homed:
+        api = homed.api
+        register(api)
+        job = create(api)
+        assert take(api)["jobId"] == job
+        until("it to be offline", lambda: api.get("/api/workers/register").json["workers"][0]["status"] == "offline")
+        until("its job to wait", lambda: status(api, job)["status"] == "pending")
+        assert status(api, job)["workerId"] is None
+        register(api, "another")
+        assert take(api, "?workerId=another")["jobId"] == job
+        assert report(api, job).status == 403, "what comes late changes nothing"
+        assert report(api, job, "another", stdout="done").status == 200
+        assert api.post("/api/workers/heartbeat", {"workerId": "worker-abc123"}).status == 200
+        assert api.get("/api/workers/register").json["workers"][0]["status"] == "idle"
+
+
 def test_output_is_seen_while_it_comes_and_the_end_loses_nothing(api: Api) -> None:
     register(api)
     job = create(api)

@@ -67,6 +67,18 @@ def test_a_form_that_is_wrong_leaves_nothing(homed: Homed, parts: list[Any], cod
     assert homed.api.get("/api/jobs/create").json["count"] == 0
 
 
+@pytest.mark.parametrize(
+    "head", [b'Content-Disposition: form-data; name="\x03a"', b"no head", b"X: " + b"a" * 100_000, b"A: b\r\n" * 1000]
+)
+def test_a_part_whose_head_is_none_is_refused(homed: Homed, head: bytes) -> None:
+    body = b"--B\r\n" + head + b"\r\n\r\nx\r\n--B--\r\n"
+    answer = homed.api.call(
+        "POST", "/api/execute", data=body, headers={"Content-Type": "multipart/form-data; boundary=B"}
+    )
+    assert answer.status == 400, answer
+    assert "Traceback" not in homed.log
+
+
 def test_what_is_no_form_is_refused(homed: Homed) -> None:
     api = homed.api
     assert api.call("POST", "/api/execute", data=b"{}", headers={"Content-Type": "application/json"}).status == 415

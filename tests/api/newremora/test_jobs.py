@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -53,6 +54,15 @@ def test_a_finished_job_has_its_output_times_and_exit_code(api: Api) -> None:
     assert done["created_at"] <= done["started_at"] <= done["finished_at"]
     assert done["duration"] >= 0
     assert done["server"].keys() == {"id", "name", "hostname"}
+
+
+def test_what_has_not_ended_by_its_deadline_has_timed_out(api: Api) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+    made = submit(api, "sleep", "60", deadline=soon)
+    assert made["deadline"] is not None
+    done = ended(api, made["id"])
+    assert (done["status"], done["error_code"]) == ("failed", "TIMEOUT")
+    assert api.post(JOBS, {"command": "true", "server_id": "local", "deadline": "2026-01-02T03:04:05"}).status == 400
 
 
 def test_a_command_that_succeeds_is_completed(api: Api) -> None:
@@ -164,6 +174,30 @@ def test_a_finished_job_cannot_be_cancelled(api: Api) -> None:
 )  # fmt: skip
 def test_a_job_that_is_not_there_is_404(api: Api, method: str, path: str) -> None:
     assert refused(api.call(method, f"{JOBS}/no-such-job{path}"), 404, "JOB_NOT_FOUND")["error"] == "Job not found"
+
+
+def test_the_stream_is_answered_as_documented(api: Api) -> None:
+    id = submit(api, "sleep 1; echo 'Starting process...'; exit 2")["id"]
+    await_running(api, id)
+    answer = api.get(f"{JOBS}/{id}/stream", timeout=60)
+    assert answer.status == 200
+    assert answer.headers["content-type"].partition(";")[0] == "text/event-stream"
+    assert (answer.headers["cache-control"], answer.headers["connection"]) == ("no-cache", "keep-alive")
+    events = [
+        dict(line.split(": ", 1) for line in text.splitlines())
+        for text in answer.body.decode().split("\n\n")
+        if text and not text.startswith(":")
+    ]
+    assert [(event["event"], json.loads(event["data"]).get("status")) for event in events] == [
+        ("status", "running"), ("output", None), ("status", "failed"), ("complete", "failed"),
+    ]  # fmt: skip
+    assert len({event["id"] for event in events}) == 4
+    running, printed, _, complete = (json.loads(event["data"]) for event in events)
+    assert _TIME.fullmatch(running["started_at"])
+    assert (printed["type"], printed["content"]) == ("stdout", "Starting process...\n")
+    assert complete["exit_code"] == 2 and complete["error"]
+    again = api.get(f"{JOBS}/{id}/stream", headers={"Last-Event-ID": events[1]["id"]})
+    assert again.body.decode().count("event: ") == 2
 
 
 def test_a_copy_is_the_same_but_for_what_is_given(api: Api) -> None:

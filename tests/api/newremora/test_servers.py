@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -226,7 +227,8 @@ def test_an_uploaded_key_logs_in(api: Api, host: Sshd) -> None:
         answer = upload(api, host.key.encode(), path=path)
         assert answer.status == 201
         body = enveloped(answer.json)
-        assert body["url"] == f"/pem-files/{body['filename']}" and body["filename"].endswith(".pem")
+        assert body["url"] == f"/pem-files/{body['filename']}"
+        assert re.fullmatch(r"uploaded-key(-\d+)?\.pem", body["filename"])
         assert body["size"] == len(host.key) and body["uploaded_at"]
         made = by_key(api, host, private_key=None, pem_file_url=body["url"], name=path)
         assert made["pem_file_url"] == body["url"]

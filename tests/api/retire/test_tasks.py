@@ -270,7 +270,9 @@ def test_numbers_of_any_size_are_echoed_or_refused(api: Api) -> None:
 @pytest.mark.parametrize("path", ["", "/status", "/result"])
 def test_a_task_that_is_not_there_is_404(api: Api, path: str) -> None:
     for id in ("550e8400-e29b-41d4-a716-446655440000", "%00", "%ff", "a" * 3000):
-        refused(api.get(f"{TASKS}/{id}{path}"), 404, "TASK_NOT_FOUND")
+        answer = api.get(f"{TASKS}/{id}{path}")
+        refused(answer, 404, "TASK_NOT_FOUND")
+        assert answer.json["message"] == "Task not found"
     for verb in ("cancel", "retry"):
         refused(api.post(f"{TASKS}/no-such/{verb}"), 404, "TASK_NOT_FOUND")
 
