@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 FOLDER, UPLOADS = "jobs", "uploads"
+_AGAIN = 10.0
 
 
 class Board(NamedTuple):
@@ -57,6 +58,8 @@ class Parts:
 
     def __init__(self, board: Board, store: Store, vault: Vault, events: Events, config: Callable[[], Config]):
         self._vault = vault
+        self._broken: dict[str, int] = {}
+        self._taken_up = False
         self.ended: Counter[tuple[str, str]] = Counter()
         self.listing = JobListing()
         self.outputs = Outputs(board.state / FOLDER, lambda: config().output_limit)
@@ -100,16 +103,36 @@ class Parts:
     def works(self) -> Sequence[Work]:
         """What is to run as long as homed does, by name."""
         return (
-            ("job outputs", self.outputs.run),
-            ("jobs", self._schedule),
-            ("job keeping", self.keeping.run),
-            ("workers", self.workers.run),
-            ("uploads", self._sweep_uploads),
-            ("job leftovers", self._sweep),
+            self._kept("job outputs", self.outputs.run),
+            self._kept("jobs", self._schedule),
+            self._kept("job keeping", self.keeping.run),
+            self._kept("workers", self.workers.run),
+            self._kept("uploads", self._sweep_uploads),
+            self._kept("job leftovers", self._sweep),
         )
 
+    def _kept(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Work:
+        """A fault about jobs, which strangers' commands may bring about, must not end who keeps the containers: it is
+        begun again, and told of.
+        """
+
+        async def keep() -> None:
+            while True:
+                try:
+                    await work()
+                except Exception:
+                    log.exception("%s failed, and is begun again", name)
+                    self._broken[name] = self._broken.get(name, 0) + 1
+                    await asyncio.sleep(_AGAIN)
+                else:
+                    return
+
+        return name, keep
+
     async def _schedule(self) -> None:
-        await self.scheduler.load()
+        if not self._taken_up:
+            self._taken_up = True
+            await self.scheduler.load()
         await self.scheduler.run()
 
     async def _sweep(self) -> None:
@@ -136,6 +159,9 @@ class Parts:
         """For /health."""
         if self._vault.trouble:
             return Component(Level.DEGRADED, self._vault.trouble, needed=False)
+        if self._broken:
+            said = ", ".join(f"{name} ({count})" for name, count in self._broken.items())
+            return Component(Level.DEGRADED, f"failed since the start, see the journal: {said}", needed=False)
         return Component(Level.HEALTHY, needed=False)
 
     def gauges(self) -> list[Gauge]:

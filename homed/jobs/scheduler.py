@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _AGAIN = 1.0
 _KILL_AGAIN = 3.0
 _PATIENCE = 15.0
+_LOOK_AGAIN = 3600.0
 
 
 class Scheduler:
@@ -149,7 +150,8 @@ class Scheduler:
         for lane in self.queue.lanes():
             while (id := self.queue.first(lane)) is not None:
                 job = self._ledger.find(id)
-                if job is None or job.state is not State.QUEUED:
+                if job is None or job.state is not State.QUEUED or id in self._carried:
+                    # Where what was left of its last attempt is still being cleared, it is back after that.
                     self.queue.remove(id)
                     continue
                 if lane.need not in self._runners or not self._has_session(lane):
@@ -260,7 +262,8 @@ class Scheduler:
     async def _kill(self, job: Job) -> None:
         """Until it has ended."""
         runner = self._runners[placement.need(job)]
-        while (carried := self._carried.get(job.id)) is not None:
+        carried = self._carried.get(job.id)
+        while carried is not None and not carried.done():
             try:
                 await runner.kill(job)
             except HomedError as error:
@@ -280,7 +283,8 @@ class Scheduler:
         """From when it runs, it has its time-out."""
         if job.state is not State.RUNNING or job.timeout is None or job.started_at is None:
             return
-        left = (job.started_at - now()).total_seconds() + job.timeout
+        # Never more than all of it, where the clock was set back.
+        left = min(job.timeout, (job.started_at - now()).total_seconds() + job.timeout)
         said = f"it ran for longer than {job.timeout:g} s"
         self._set_timer(self._limits, job.id, left, lambda: self._act(self._time_out(job.id, said)))
 
@@ -288,7 +292,8 @@ class Scheduler:
         """What is due at a time: its deadline, or the end of its backoff."""
         due = [moment for moment in (job.deadline, job.not_before) if moment is not None]
         if due:
-            left = (min(due) - now()).total_seconds()
+            # The clock may be set meanwhile: what is due is looked at again.
+            left = min(_LOOK_AGAIN, (min(due) - now()).total_seconds())
             self._set_timer(self._timers, job.id, left, lambda: self._act(self._due(job.id)))
 
     async def _due(self, id: str) -> None:
@@ -314,8 +319,7 @@ class Scheduler:
         self, timers: dict[str, asyncio.TimerHandle], id: str, seconds: float, act: Callable[[], None]
     ) -> None:
         self._drop_timer(timers, id)
-        # A clock that is set must not make it sleep for years; and what is due is looked at again then.
-        timers[id] = asyncio.get_running_loop().call_later(min(max(0.0, seconds), 3600), act)
+        timers[id] = asyncio.get_running_loop().call_later(max(0.0, seconds), act)
 
     def _drop_timer(self, timers: dict[str, asyncio.TimerHandle], id: str) -> None:
         timer = timers.pop(id, None)

@@ -6,14 +6,15 @@ as far as it is small, and in an unnamed temporary file beyond that.
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from homed.errors import StoreError
-from homed.store.grouping import Group
+from homed.store.grouping import Act, Group
 
 Scalar = str | int | float | None
 Row = tuple[Scalar, ...]
-_MEMORY = 8 << 20
+T = TypeVar("T")
+_MEMORY = 16 << 20
 # Up to so many rows are found by what is asked of them, and then sorted; more are looked for in their order.
 _FEW = 1000
 # SQLite takes at least so many parameters in one statement in every version.
@@ -77,6 +78,7 @@ class Listing:
         self._group = Group(
             "listing", lambda error: StoreError(f"lists: {error}"), lambda: StoreError("the lists are closed")
         )
+        self._indexed = False
 
     async def open(self) -> None:
         await self._group.open(self._connect)
@@ -112,7 +114,7 @@ class Listing:
             query = f"SELECT {self._key} FROM rows{index}{clause}{order} LIMIT ? OFFSET ?"  # noqa: S608
             return [row[0] for row in connection.execute(query, (*values, limit, offset))], total
 
-        return await self._group.read(read)
+        return await self._read(read)
 
     async def rows(
         self, columns: Sequence[str], where: Sequence[Condition], sort: str, *, descending: bool = False, limit: int
@@ -120,21 +122,32 @@ class Listing:
         """Some columns of the first rows."""
         clause, values = _clause(where)
         query = f"SELECT {', '.join(columns)} FROM rows{clause}{self._order(sort, descending)} LIMIT ?"  # noqa: S608
-        return await self._group.read(lambda c: list(c.execute(query, (*values, limit))))
+        return await self._read(lambda c: list(c.execute(query, (*values, limit))))
 
     async def count(self, group_by: Sequence[str], where: Sequence[Condition] = ()) -> Mapping[Row, int]:
         """How many rows there are for each value of these columns."""
         clause, values = _clause(where)
         names = ", ".join(group_by)
         query = f"SELECT {names}, count(*) FROM rows{clause} GROUP BY {names}"  # noqa: S608
-        return await self._group.read(lambda c: {row[:-1]: row[-1] for row in c.execute(query, values)})
+        return await self._read(lambda c: {row[:-1]: row[-1] for row in c.execute(query, values)})
 
     async def sums(self, columns: Sequence[str], where: Sequence[Condition] = ()) -> tuple[float, ...]:
         """How many rows there are, and the sum of each column."""
         clause, values = _clause(where)
         wanted = ", ".join(["count(*)", *(f"coalesce(sum({name}), 0)" for name in columns)])
         query = f"SELECT {wanted} FROM rows{clause}"  # noqa: S608
-        return await self._group.read(lambda c: tuple(c.execute(query, values).fetchone()))
+        return await self._read(lambda c: tuple(c.execute(query, values).fetchone()))
+
+    async def _read(self, act: Act[T]) -> T:
+        """Indexes are made before the first: of many rows at once, as at the start, in half the time."""
+        if not self._indexed:
+            await self._group.write(self._index)
+            self._indexed = True
+        return await self._group.read(act)
+
+    def _index(self, connection: sqlite3.Connection) -> None:
+        for i, names in enumerate(self._indexes):
+            connection.execute(f"CREATE INDEX IF NOT EXISTS index{i} ON rows ({', '.join(names)})")
 
     def _order(self, sort: str, descending: bool) -> str:
         if sort not in self._names:
@@ -158,8 +171,6 @@ class Listing:
         connection.execute(f"PRAGMA cache_size = {-_MEMORY // 1024}")
         kinds = ", ".join(f"{column.name} {column.kind}" for column in self._columns[1:])
         connection.execute(f"CREATE TABLE rows ({self._key} TEXT PRIMARY KEY NOT NULL, {kinds})")
-        for i, names in enumerate(self._indexes):
-            connection.execute(f"CREATE INDEX index{i} ON rows ({', '.join(names)})")
         return connection
 
 

@@ -9,7 +9,8 @@ import pytest
 from homed.clock import now
 from homed.errors import JobConflictError, JobError, StoreError
 from homed.jobs.ports import Attempt
-from homed.jobs.records import Archive, Requirements, Result, State
+from homed.jobs.records import Archive, Job, Requirements, Result, State
+from homed.jobs.transitions import advance
 from tests.support.job_world import World, world
 
 ARCHIVE = Archive("make", "/uploads/1-a.zip", "a.zip")
@@ -269,3 +270,45 @@ async def test_a_cancelled_claim_that_nobody_reports_on_ends_all_the_same(
         await board.claims.claim("w")
         await board.scheduler.end("j", State.CANCELLED, "enough")
         assert (await board.over("j")).state is State.CANCELLED
+
+
+async def test_a_job_may_take_longer_than_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path) as board:
+        loop = asyncio.get_running_loop()
+        await board.submit("j", timeout=7200)
+        await board.until("j", State.RUNNING)
+        time = loop.time
+        monkeypatch.setattr(loop, "time", lambda: time() + 3700)
+        await asyncio.sleep(0.1)
+        assert (await board.ledger.get("j")).asked_to_end is None
+        monkeypatch.setattr(loop, "time", lambda: time() + 7300)
+        await asyncio.sleep(0)
+        ended = await board.over("j")
+        assert ended.state is State.TIMED_OUT
+        monkeypatch.undo()
+
+
+async def test_a_job_that_is_tried_again_begins_when_its_last_attempt_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as board:
+        cleared, release = asyncio.Event(), board.runner.release
+
+        async def late(job: Job) -> None:
+            await cleared.wait()
+            await release(job)
+
+        monkeypatch.setattr(board.runner, "release", late)
+        await board.submit("j")
+        await board.until("j", State.RUNNING)
+        board.runner.end("j", Result(exit_code=1))
+        await board.over("j")
+        board.scheduler.enqueue(await board.ledger.change("j", lambda job, _: advance(job, State.QUEUED, now())))
+        await asyncio.sleep(0.05)
+        assert board.runner.begun == ["j"]
+        cleared.set()
+        await board.until("j", State.RUNNING)
+        await board.scheduler.end("j", State.CANCELLED, "enough")
+        assert (await board.over("j")).state is State.CANCELLED
+        assert board.runner.begun == ["j", "j"]
+        assert board.runner.killed == ["j"]

@@ -37,6 +37,9 @@ class Index:
         for id in ids:
             self.jobs.pop(id, None)
 
+    async def settle(self) -> None:
+        pass
+
 
 class Scripted:
     """Each attempt waits for `end` with its job's id; what is killed ends by SIGTERM. `found` is what `resume` finds:

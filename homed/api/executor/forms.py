@@ -81,9 +81,9 @@ async def _read_parts(request: web.Request, reading: _Reading) -> None:
 
 async def _take_part(part: BodyPartReader, reading: _Reading) -> None:
     name = part.name or ""
+    if name in reading.fields or (name == "file" and reading.file is not None):
+        raise ValidationError([FieldError(name, "may be given once")])
     if name == "file":
-        if reading.file is not None:
-            raise ValidationError([FieldError("file", "may be given once")])
         reading.file = await reading.take(part.filename or "archive.zip", _chunks(part))
     else:
         most = reading.limits.get(name, _AROUND)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 import weakref
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from homed.jobs import removal
 from homed.jobs.output.files import Files, taken
 from homed.jobs.output.output import Output
 
@@ -72,7 +72,7 @@ class Outputs:
                 del self._active[key]
             for key in [key for key in self._known if key[0] == id]:
                 self._known.pop(key, None)
-        shutil.rmtree(self._root / id, ignore_errors=True)
+        removal.remove(self._root / id)
 
     def sweep(self, known: Callable[[str], bool]) -> list[str]:
         """Remove what no job is known for. Returns its ids."""

@@ -50,6 +50,7 @@ def send(api: Api, *parts: Any) -> Any:
         ([], 400, "file and commands are required"),
         ([FILE, ("commands", "ls"), ("mode", "else")], 400, "mode: must be distributed or direct"),
         ([FILE, ("commands", "ls"), ("file", ARCHIVE, "b.zip")], 400, "file: may be given once"),
+        ([FILE, ("commands", "ls"), ("commands", "rm")], 400, "commands: may be given once"),
         ([FILE, ("commands", b"\xff")], 400, "commands: must be UTF-8"),
         ([FILE, ("commands", "ls"), ("timeout", "x")], 400, "timeout: must be a number of seconds"),
         ([FILE, ("commands", "ls"), ("timeout", "nan")], 400, "timeout: must be"),

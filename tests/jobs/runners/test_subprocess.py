@@ -272,3 +272,15 @@ async def test_a_job_may_take_no_more_memory_than_configured(root: Path) -> None
     async with world(root, config) as w:
         assert (await w.run(one)).exit_code == 1
     assert "MemoryError" in w.text(one, "stderr")
+
+
+async def test_what_a_job_leaves_is_removed_however_deep_it_is(root: Path) -> None:
+    dig = "import os\nfor _ in range(3000): os.mkdir('a'); os.chdir('a')"
+    async with world(root) as board:
+        one = job(Command(f'python3 -c "{dig}"'))
+        assert (await board.run(one)).exit_code == 0
+        assert os.listdir(board.places) == []
+        left = job(Command(f'python3 -c "{dig}"'))
+        await board.runner.run(board.attempt(left))  # and homed is killed here
+        await board.runner.sweep(lambda: [])
+        assert os.listdir(board.places) == []
