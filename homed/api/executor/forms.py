@@ -68,7 +68,7 @@ async def _read_parts(request: web.Request, reading: _Reading) -> None:
     parts = await request.multipart()
     for _ in range(_MOST_PARTS):
         async with asyncio.timeout(_IDLE):
-            part = await parts.next()
+            part = await _next(parts)
         if part is None:
             return
         if isinstance(part, MultipartReader) or part.headers.get("Content-Encoding"):
@@ -77,6 +77,13 @@ async def _read_parts(request: web.Request, reading: _Reading) -> None:
             raise _wrong("a part of the form is encoded")
         await _take_part(part, reading)
     raise _wrong(f"the form has more than {_MOST_PARTS} parts")
+
+
+async def _next(parts: MultipartReader) -> MultipartReader | BodyPartReader | None:
+    try:
+        return await parts.next()
+    except (RuntimeError, AssertionError) as error:  # of a first part that is named _charset_, and holds none
+        raise _wrong("the form cannot be read: its charset is none") from error
 
 
 async def _take_part(part: BodyPartReader, reading: _Reading) -> None:

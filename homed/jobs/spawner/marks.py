@@ -27,40 +27,40 @@ class Identity(NamedTuple):
     started: int
 
 
-def take_up(folder: Path, spawner: Identity) -> None:
+def take_up(folder: Path | str, spawner: Identity) -> None:
     """FileExistsError where the attempt was taken up before, or never is to be."""
-    os.symlink(_text(spawner), folder / _STARTED)
+    os.symlink(_text(spawner), f"{folder}/{_STARTED}")
 
 
-def never(folder: Path) -> bool:
+def never(folder: Path | str) -> bool:
     """See to it that the attempt is not started any more; False where a spawner has taken it up."""
     try:
-        os.symlink(_NEVER, folder / _STARTED)
+        os.symlink(_NEVER, f"{folder}/{_STARTED}")
     except FileExistsError:
-        return _read(folder / _STARTED) == _NEVER
+        return _read(f"{folder}/{_STARTED}") == _NEVER
     return True
 
 
-def taken_up_by(folder: Path) -> Identity | None:
-    return _identity(_read(folder / _STARTED))
+def taken_up_by(folder: Path | str) -> Identity | None:
+    return _identity(_read(f"{folder}/{_STARTED}"))
 
 
-def runs(folder: Path, process: Identity) -> None:
-    os.symlink(_text(process), folder / _PROCESS)
+def runs(folder: Path | str, process: Identity) -> None:
+    os.symlink(_text(process), f"{folder}/{_PROCESS}")
 
 
-def process(folder: Path) -> Identity | None:
-    return _identity(_read(folder / _PROCESS))
+def process(folder: Path | str) -> Identity | None:
+    return _identity(_read(f"{folder}/{_PROCESS}"))
 
 
-def ended(folder: Path, end: str) -> None:
+def ended(folder: Path | str, end: str) -> None:
     """`end` from `exited`, `signalled` or `refused`. OSError where it cannot be written down."""
-    os.symlink(end, folder / _EXIT)
+    os.symlink(end, f"{folder}/{_EXIT}")
 
 
-def end(folder: Path) -> str:
+def end(folder: Path | str) -> str:
     """How it ended, or empty."""
-    return _read(folder / _EXIT)
+    return _read(f"{folder}/{_EXIT}")
 
 
 def exited(code: int) -> str:
@@ -100,7 +100,7 @@ def _identity(text: str) -> Identity | None:
     return Identity("" if words[0] == "-" else words[0], int(words[1]), int(words[2]))
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
         return os.readlink(path)
     except OSError:

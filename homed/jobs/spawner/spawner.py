@@ -46,7 +46,7 @@ class Spawner:
         self._selector = selectors.DefaultSelector()
         self._running: dict[int, Running] = {}
         self._left: list[Left] = []
-        self._unmarked: list[tuple[Path, str]] = []
+        self._unmarked: list[tuple[str, str]] = []
         self._strangers: set[int] = set()
         self._outbox = bytearray()
         self._writing = False
@@ -100,9 +100,8 @@ class Spawner:
             self._homed = None
 
     def _start(self, start: Start) -> None:
-        folder = Path(start.folder)
         try:
-            marks.take_up(folder, self._own)
+            marks.take_up(start.folder, self._own)
         except OSError as error:
             # Not this one's to say how it ended: it may be another's.
             self._say(Ended(start.key, marks.refused("JOB_NOT_STARTED", _said(error)), left=True))
@@ -116,7 +115,7 @@ class Spawner:
         identity = Identity(self._own.boot, pid, process.started if process else 0)
         with contextlib.suppress(OSError):
             # Without it, it is found by the id that its processes bear.
-            marks.runs(folder, identity)
+            marks.runs(start.folder, identity)
         self._running[pid] = Running(start, Tracked(start.id, start.attempt, pid, identity.started))
         self._say(Begun(start.key, pid, identity.started))
 
@@ -167,18 +166,17 @@ class Spawner:
                 self._finish(left.job.start, left.end)
 
     def _finish(self, start: Start, end: str) -> None:
-        folder = Path(start.folder)
         try:
-            marks.ended(folder, end)
+            marks.ended(start.folder, end)
         except OSError:
-            self._unmarked.append((folder, end))
+            self._unmarked.append((start.folder, end))
         self._say(Ended(start.key, end, left=not clear(start)))
 
     def _mark_again(self) -> None:
         """As long as its folder is there: a disk that was full may have room by now."""
         for folder, end in tuple(self._unmarked):
             with contextlib.suppress(OSError):
-                if folder.is_dir() and not marks.end(folder):
+                if os.path.isdir(folder) and not marks.end(folder):
                     marks.ended(folder, end)
                 self._unmarked.remove((folder, end))
 

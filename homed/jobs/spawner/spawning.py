@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from homed.jobs.spawner.messages import Ids, Start
@@ -19,11 +18,10 @@ _OOM_SCORE: Final = 300
 def spawn(start: Start) -> int:
     """The pid of its process, which leads a session of its own. OSError where it cannot be started."""
     prepare(start)
-    folder = Path(start.folder)
     descriptors: list[int] = []
     try:
         descriptors.append(os.open(start.stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        descriptors += [os.open(folder / name, _OUTPUT, 0o600) for name in ("stdout", "stderr")]
+        descriptors += [os.open(f"{start.folder}/{name}", _OUTPUT, 0o600) for name in ("stdout", "stderr")]
         with _as(None if start.becomes else start.ids):
             with _limited(start.memory):
                 pid = _posix_spawn(start, descriptors)
@@ -72,15 +70,15 @@ def _limited(memory: int) -> Iterator[None]:
 
 def prepare(start: Start) -> None:
     """Its own folder, which is its user's."""
-    made = [Path(folder) for folder in dict.fromkeys((start.place, start.home))]
+    made = list(dict.fromkeys((start.place, start.home)))
     for folder in made:
-        folder.mkdir(mode=0o700)
+        os.mkdir(folder, 0o700)
     for file in start.files:
         descriptor = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file.mode)
         with open(descriptor, "wb") as writer:
             writer.write(file.content)
     if start.ids is not None:
-        for path in (*(Path(file.path) for file in start.files), *reversed(made)):
+        for path in (*(file.path for file in start.files), *reversed(made)):
             os.chown(path, start.ids.user, start.ids.group)
 
 

@@ -73,7 +73,7 @@ async def _ask(wanted: HttpRequest, gate: _Gate, limit: int) -> dict[str, Any]:
             body += chunk
         return {
             "status": answer.status,
-            "reason": answer.reason or "",
+            "reason": _text(answer.reason or ""),
             "url": str(answer.url),
             "headers": _shown(answer.headers),
             **_content(bytes(body[:limit]), answer.charset),
@@ -98,8 +98,8 @@ def _body(wanted: HttpRequest) -> bytes | None:
 def _shown(headers: Mapping[str, str]) -> dict[str, str]:
     shown: dict[str, str] = {}
     for name, value in headers.items():
-        text = value.encode("utf-8", "replace").decode()[:_LONGEST_HEADER]
-        shown[name] = f"{shown[name]}, {text}" if name in shown else text
+        name_, text = _text(name), _text(value)[:_LONGEST_HEADER]
+        shown[name_] = f"{shown[name_]}, {text}" if name_ in shown else text
     return shown
 
 
@@ -108,7 +108,9 @@ def _content(body: bytes, charset: str | None) -> dict[str, str]:
     for encoding in dict.fromkeys(("utf-8", charset or "utf-8")):
         try:
             text = body.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+            # Some know halves of characters, which are no text.
+            text.encode()
+        except (UnicodeError, LookupError, ValueError):
             continue
         if "\0" not in text:
             return {"body": text, "encoding": "text"}
@@ -116,4 +118,9 @@ def _content(body: bytes, charset: str | None) -> dict[str, str]:
 
 
 def _said(error: Exception) -> str:
-    return (str(error) or type(error).__name__).encode("utf-8", "replace").decode()[:1000]
+    return _text(str(error) or type(error).__name__)[:1000]
+
+
+def _text(sent: str) -> str:
+    """Bytes that are no UTF-8 come as halves of characters: no JSON can hold them."""
+    return sent.encode("utf-8", "replace").decode()

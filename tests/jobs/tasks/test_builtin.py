@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -270,3 +271,26 @@ async def test_cookies_do_not_go_from_one_request_to_the_next(bench: Bench, serv
     await bench.run("http_request", {"url": f"{server.address}/set"})
     await bench.run("http_request", {"url": f"{server.address}/set"})
     assert all("Cookie" not in headers for _, _, headers, _ in server.asked)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 \xff\xfe\r\nX-Name: \xff\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Type: a/b; charset=raw_unicode_escape\r\nContent-Length: 7\r\n\r\n\\ud800\xff",
+        b"HTTP/1.1 200 OK\r\nContent-Type: a/b; charset=hex\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+        b"HTTP/1.1 200 OK\r\nContent-Type: a/b; charset=idna\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+    ],
+)
+async def test_whatever_a_server_says_can_be_written_down(bench: Bench, answer: bytes) -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        result = await bench.run("http_request", {"url": f"http://127.0.0.1:{port}/"})
+    assert result.data["status"] == 200
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Result) == result
