@@ -7,7 +7,7 @@ import msgspec
 
 from homed.clock import now
 from homed.config.jobs import Jobs as Config
-from homed.errors import JobConflictError
+from homed.errors import JobConflictError, JobError
 from homed.jobs import transitions
 from homed.jobs.ledger import Ledger
 from homed.jobs.output.outputs import Outputs
@@ -57,6 +57,7 @@ class Claims:
             assigned = await self._ledger.change(job.id, assign)
             if assigned.state is not State.ASSIGNED:
                 return None
+            await asyncio.to_thread(self._make_output, assigned)
             running = await self._ledger.change(job.id, run)
         except BaseException:
             # Where the store fails, or the one who asked has gone: it waits again.
@@ -68,9 +69,14 @@ class Claims:
             raise
         if running.state is not State.RUNNING:
             return None
-        await asyncio.to_thread(self._outputs.create, job.id, running.attempt)
         self._scheduler.limit(running)
         return running
+
+    def _make_output(self, job: Job) -> None:
+        try:
+            self._outputs.create(job.id, job.attempt)
+        except OSError as error:
+            raise JobError(f"the job's output cannot be kept: {error.strerror}") from error
 
     def waiting(self, fits: Callable[[Job], bool] = lambda job: True) -> bool:
         """Whether there is something to claim."""

@@ -13,7 +13,15 @@ import msgspec
 
 from homed.clock import now
 from homed.config.jobs import Jobs as Config
-from homed.errors import FieldError, ForbiddenError, InactiveHostError, JobConflictError, JobLimitError, ValidationError
+from homed.errors import (
+    FieldError,
+    ForbiddenError,
+    InactiveHostError,
+    JobConflictError,
+    JobLimitError,
+    NotFoundError,
+    ValidationError,
+)
 from homed.jobs import placement
 from homed.jobs.claims import Claims
 from homed.jobs.following import Following, Item
@@ -75,6 +83,8 @@ class Jobs:
         """
         config = self._config()
         new = checked(new, config)
+        if new.key and (first := await self._known(new)) is not None:
+            return first  # also where no more would be taken
         self._require_active(new.host)
         if len(self._scheduler.queue) >= config.queue:
             raise JobLimitError(f"{config.queue} jobs wait already: see jobs.queue")
@@ -100,13 +110,21 @@ class Jobs:
         try:
             job = await self._ledger.add(advance(job, State.QUEUED, at))
         except RevisionError:
-            return await self._first(job)
+            # Another one with this key came at the same time.
+            first = await self._known(new) if new.key else None
+            if first is None:
+                raise
+            return first
         self._scheduler.enqueue(job)
         return job
 
-    async def _first(self, again: Job) -> Job:
-        first = await self._ledger.get(again.id)
-        if not again.key or first.key != again.key:
+    async def _known(self, new: NewJob) -> Job | None:
+        """The job that was made with this key. JobConflictError (KEY_REUSED)."""
+        try:
+            first = await self._ledger.get(_id(new))
+        except NotFoundError:
+            return None
+        if first.key != _digest(new):
             raise JobConflictError("this key was given with another job", code="KEY_REUSED")
         return first
 

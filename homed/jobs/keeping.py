@@ -50,7 +50,6 @@ class Keeping:
         gone = retain(oldest, count, size, now(), self._config().keep)
         if gone:
             # The record first: output without a record is swept, a record without its output would look like a loss.
-            await self._ledger.remove(gone)
-            for id in gone:
+            for id in await self._ledger.remove(gone):
                 await asyncio.to_thread(self._outputs.remove, id)
         return len(gone)

@@ -160,11 +160,24 @@ class Ledger:
         if job.state is not before.state or job.attempt != before.attempt:
             self._publish(job)
 
-    async def remove(self, ids: Iterable[str]) -> None:
-        """Forget those that have ended."""
-        gone = [id for id in ids if id not in self._entries]
-        await self._store.delete_all(BUCKET, gone)
+    async def remove(self, ids: Iterable[str]) -> list[str]:
+        """Forget those that have ended, and are not taken up again at the same time. Returns which were forgotten."""
+        removed = await asyncio.gather(*(self._remove(id) for id in ids))
+        gone = [id for id in removed if id is not None]
         self._index.drop(gone)
+        return gone
+
+    async def _remove(self, id: str) -> str | None:
+        record = await self._store.get(BUCKET, id)
+        if record is None:
+            return id
+        if id in self._entries or not records.decode(record.value).ended:
+            return None
+        try:
+            await self._store.delete(BUCKET, id, record.revision)
+        except RevisionError:
+            return None
+        return id
 
     def _publish(self, job: Job) -> None:
         data: dict[str, object] = {"id": job.id, "origin": job.origin, "kind": job.kind, "state": job.state}

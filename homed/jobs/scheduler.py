@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _AGAIN = 1.0
 _KILL_AGAIN = 3.0
 _PATIENCE = 15.0
+_LOOK = 300.0
 _LOOK_AGAIN = 3600.0
 
 
@@ -304,7 +305,7 @@ class Scheduler:
         if job.deadline is not None and moment >= job.deadline:
             await self._time_out(id, f"it had to end by {job.deadline:%Y-%m-%d %H:%M:%S} UTC")
             return
-        if job.state is State.PENDING and (job.not_before is None or moment >= job.not_before):
+        if job.state is State.PENDING and transitions.is_due(job, moment):
             job = await self._write(id, _queue)
         self.enqueue(job)
 

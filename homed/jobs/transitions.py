@@ -66,6 +66,11 @@ def given_back(job: Job, at: datetime) -> Job:
     return advance(job, State.QUEUED, at, given_back=job.given_back + 1)
 
 
+def is_due(job: Job, at: datetime) -> bool:
+    """Whether its backoff is over; also where it would last longer than any does: the clock was set back."""
+    return job.not_before is None or not timedelta() < job.not_before - at <= timedelta(seconds=_LONGEST_BACKOFF)
+
+
 def backoff(tries: int, first: float) -> timedelta:
     """How long to wait after this many tries: twice as long each time, five minutes at most."""
     return timedelta(seconds=min(_LONGEST_BACKOFF, first * 2 ** min(30, max(0, tries - 1))))

@@ -109,6 +109,29 @@ async def test_a_full_queue_takes_no_more(tmp_path: Path) -> None:
         assert refused.value.code == "QUEUE_FULL"
 
 
+async def test_a_full_queue_still_knows_a_job_by_its_key(tmp_path: Path) -> None:
+    async with board(tmp_path, slots=1, queue=1) as b:
+        first = await b.jobs.submit(new(key="k"))
+        await b.world.until(first.id, State.RUNNING)
+        await b.jobs.submit(new())
+        assert (await b.jobs.submit(new(key="k"))).id == first.id
+
+
+async def test_a_job_that_is_tried_again_while_it_is_to_go_stays_whole(tmp_path: Path) -> None:
+    async with board(tmp_path, slots=1) as b:
+        bad = await b.jobs.submit(new())
+        await b.world.until(bad.id, State.RUNNING)
+        b.world.runner.end(bad.id, Result(exit_code=1))
+        await b.jobs.ended(bad.id, 20)
+        gone, again = await asyncio.gather(
+            b.world.ledger.remove([bad.id]), b.jobs.retry(bad.id), return_exceptions=True
+        )
+        if gone:
+            assert isinstance(again, NotFoundError)
+        else:
+            assert (await b.world.until(bad.id, State.RUNNING)).attempt == 2
+
+
 async def test_a_board_that_runs_no_jobs_takes_none(tmp_path: Path) -> None:
     async with board(tmp_path, enabled=False) as b:
         with pytest.raises(ForbiddenError) as refused:

@@ -8,6 +8,7 @@ import pytest
 
 from homed.clock import now
 from homed.errors import JobConflictError, JobError, StoreError
+from homed.jobs.output.output import Output
 from homed.jobs.ports import Attempt
 from homed.jobs.records import Archive, Job, Requirements, Result, State
 from homed.jobs.transitions import advance
@@ -251,6 +252,22 @@ async def test_a_claim_of_a_worker_that_is_gone_waits_for_another_but_not_for_ev
             await board.claims.give_back("j", claimed.token, "the worker is gone")
         ended = await board.over("j")
         assert ended.result == Result(code="WORKER_LOST", error="the worker is gone")
+
+
+async def test_a_claim_whose_output_cannot_be_kept_waits_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(id: str, attempt: int) -> Output:
+        raise OSError(28, "No space left on device")
+
+    async with world(tmp_path) as board:
+        await board.submit("j", ARCHIVE, metadata={"mode": "distributed"})
+        with monkeypatch.context() as patched:
+            patched.setattr(board.outputs, "create", full)
+            with pytest.raises(JobError, match="cannot be kept"):
+                await board.claims.claim("w")
+        await board.until("j", State.QUEUED)
+        claimed = await board.claims.claim("w")
+        assert claimed is not None
+        assert claimed.tries == 1
 
 
 async def test_two_claims_at_once_get_two_jobs(tmp_path: Path) -> None:

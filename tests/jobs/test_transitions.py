@@ -77,6 +77,14 @@ def test_no_pause_is_longer_than_five_minutes() -> None:
     assert transitions.backoff(1000, 2) == timedelta(minutes=5)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "due"), [(None, True), (-1, True), (0, True), (1, False), (300, False), (301, True), (86_400, True)]
+)
+def test_a_pause_is_over_in_time_and_where_the_clock_was_set_back(seconds: int | None, due: bool) -> None:
+    moment = None if seconds is None else AT + timedelta(seconds=seconds)
+    assert transitions.is_due(job(State.PENDING, not_before=moment), AT) is due
+
+
 def test_an_attempt_that_was_given_back_is_no_try() -> None:
     back = concluded(job(max_retries=0), None, LATER, size=0, delay=1)
     assert (back.state, back.tries, back.attempt) == (State.QUEUED, 0, 1)
