@@ -1,6 +1,7 @@
 """Takes jobs from the queue to their end: assigns them, has a runner run them, and writes down what came of it."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
@@ -27,6 +28,7 @@ _AGAIN = 1.0
 _KILL_AGAIN = 3.0
 _PATIENCE = 15.0
 _LOOK = 300.0
+_FAULT = Result(code="JOB_ERROR", error="an error of homed's own: the journal tells of it")
 _LOOK_AGAIN = 3600.0
 
 
@@ -198,10 +200,21 @@ class Scheduler:
                 return
             if job.state is not State.ASSIGNED:
                 return  # it was cancelled meanwhile
-        result, size = await self._attempt(runner, job, resumed=resumed)
+        try:
+            result, size = await self._attempt(runner, job, resumed=resumed)
+        except Exception:
+            log.exception("Job %s met an error of homed's own", job.id)
+            with contextlib.suppress(HomedError):
+                await runner.kill(job)
+            result, size = _FAULT, job.size
         self._drop_timer(self._limits, job.id)
         self.progress.pop(job.id, None)
-        job = await self._write(job.id, partial(self._conclude, token=job.token, result=result, size=size))
+        try:
+            job = await self._write(job.id, partial(self._conclude, token=job.token, result=result, size=size))
+        except Exception:
+            # Of what a stranger's server or program said something may be no text: it must end all the same.
+            log.exception("The result of job %s cannot be written down", job.id)
+            job = await self._write(job.id, partial(self._conclude, token=job.token, result=_FAULT, size=size))
         if job.ended:
             self._gone(job)
         # Only now that it is durable.

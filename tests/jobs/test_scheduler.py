@@ -131,6 +131,28 @@ async def test_a_runner_that_refuses_fails_the_job_with_its_reason(
         assert ended.result == Result(code="SHELL_NOT_FOUND", error="there is no such shell")
 
 
+async def test_an_error_of_our_own_ends_the_job_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stumble(attempt: Attempt) -> Result:
+        raise ZeroDivisionError
+
+    async with world(tmp_path) as board:
+        with monkeypatch.context() as patched:
+            patched.setattr(board.runner, "run", stumble)
+            await board.submit("a")
+            ended = await board.over("a")
+        assert ended.result is not None
+        assert (ended.state, ended.result.code, board.runner.killed) == (State.FAILED, "JOB_ERROR", ["a"])
+        await board.submit("b")
+        await board.until("b", State.RUNNING)
+        board.runner.end("b", Result(data={"not text": "\ud800"}))
+        ended = await board.over("b")
+        assert ended.result is not None
+        assert (ended.state, ended.result.code) == (State.FAILED, "JOB_ERROR")
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_a_result_is_not_lost_where_the_store_fails_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,7 +178,8 @@ class Files:
         kept = order.decode(data)
         records = order.within(kept.records, self._sizes)
         self._head = kept.head
-        self._written = kept.head if data else None
+        # A torn one is written again, before the first record.
+        self._written = kept.head if data.startswith(order.encode_head(kept.head)) else None
         self._order, self._records = Order(records), len(records)
         # Not looked at yet: what came meanwhile is put in order with the next look.
         self._sizes = list(self._order.lengths)
