@@ -135,6 +135,8 @@ class Server:
         ) as response:  # fmt: skip
             if response.status == 416 and have and response.headers.get("Content-Range", "") == f"bytes */{have}":
                 return
+            if own and 300 <= response.status < 400:
+                raise RefusedError(response.status, f"{url} leads elsewhere, and the server's own uploads do not")
             _judged(Answer(response.status, {"error": response.reason}), (206,))
             if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 have = 0

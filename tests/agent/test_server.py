@@ -87,6 +87,20 @@ async def test_a_server_that_never_sends_anything_is_given_up(tmp_path: Path) ->
     assert len(asked) == 10
 
 
+@pytest.mark.parametrize("where", ["file:///etc/passwd", "http://127.0.0.1:1/"])
+async def test_a_server_whose_uploads_lead_elsewhere_is_refused_at_once(tmp_path: Path, where: str) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(status=302, headers={"Location": where})
+
+    async with serving(handler) as server:
+        with pytest.raises(RefusedError):
+            await server.download("/uploads/1-a.zip", tmp_path / "a", 1 << 30)
+    assert len(asked) == 1
+
+
 async def test_a_download_is_bounded(tmp_path: Path) -> None:
     async with serving(breaking([], after=1 << 30)) as server:
         with pytest.raises(RefusedError):
