@@ -24,7 +24,7 @@ from tests.support.sshd import Sshd, sshd
 from tests.support.tools import program
 
 _ROUNDS: Final = 5
-_COMMANDS: Final = 100
+_COMMANDS: Final = 30
 _HOSTS: Final = 50
 _ANSIBLE: Final = "usr/lib/python3/dist-packages"
 _PACKAGES: Final = (

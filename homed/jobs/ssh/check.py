@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from homed.errors import HomedError, NotFoundError
 from homed.jobs.hosts import Hosts
 from homed.jobs.ssh import connections as sessions
 from homed.jobs.ssh.connections import Connections
-from homed.jobs.ssh.session import Session
+
+if TYPE_CHECKING:
+    from homed.jobs.ssh.session import Session
 
 log = logging.getLogger(__name__)
 COMMAND: Final = "echo 'test'"
@@ -82,7 +84,7 @@ class Checks:
         return Checked(id, Status.CONNECTED, took, output.strip(), "Connection successful")
 
     @contextlib.asynccontextmanager
-    async def _session(self, id: str) -> AsyncIterator[Session]:
+    async def _session(self, id: str) -> AsyncIterator["Session"]:
         """Jobs that take all of a host's sessions say nothing against it."""
         how = self._connections.aside if self._connections.full(id) else self._connections.session
         async with how(id, COMMAND) as session:

@@ -1,25 +1,32 @@
-"""One kept connection per host, shared by the sessions on it; and how many of both there may be."""
+"""One kept connection per host, shared by the sessions on it; and how many of both there may be.
+
+What speaks SSH is imported with the first of them: boards without hosts need not carry it.
+"""
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
-
-import asyncssh
+from typing import TYPE_CHECKING, Final
 
 from homed.config.jobs import JobSsh
 from homed.errors import HostError
 from homed.jobs.hosts import Hosts
-from homed.jobs.ssh.dialing import dial
 from homed.jobs.ssh.line import Line
-from homed.jobs.ssh.session import WINDOW, Session
+
+if TYPE_CHECKING:
+    import asyncssh
+
+    from homed.jobs.ssh.session import Session
 
 log = logging.getLogger(__name__)
 _FULL_AGAIN: Final = 0.5
 _TRIES: Final = 3
 _SEEN_THROUGH: Final = 1.0
+_SPEAKS: Final = "homed.jobs.ssh.dialing"
 
 
 class Connections:
@@ -37,7 +44,7 @@ class Connections:
     @contextlib.asynccontextmanager
     async def session(
         self, id: str, command: str, before: Callable[[], Awaitable[None]] | None = None
-    ) -> AsyncIterator[Session]:
+    ) -> AsyncIterator["Session"]:
         """Run a command in a session of its own, ended with the block. It waits while there are as many as may be.
 
         `before` is awaited when the host is reached, and the command not yet sent. HostError, NotFoundError,
@@ -57,15 +64,20 @@ class Connections:
             await self._give_back(line)
 
     @contextlib.asynccontextmanager
-    async def aside(self, id: str, command: str) -> AsyncIterator[Session]:
+    async def aside(self, id: str, command: str) -> AsyncIterator["Session"]:
         """A short command beside the sessions that are counted, on a connection of its own where the kept one takes
         none. HostError, NotFoundError, SecretError.
         """
         host = self._hosts.get(id)
+        await _load()
+        from asyncssh import Error
+
+        from homed.jobs.ssh.session import Session
+
         line = self._lines.get(id)
         if line is not None and (connection := line.connected) is not None:
             session = Session()
-            with contextlib.suppress(asyncssh.Error, OSError):
+            with contextlib.suppress(Error, OSError):
                 await _start(connection, session, command)
             if session.began:
                 with contextlib.closing(session):
@@ -76,7 +88,7 @@ class Connections:
             session = Session()
             try:
                 await _start(connection, session, command)
-            except (asyncssh.Error, OSError) as error:
+            except (Error, OSError) as error:
                 raise HostError(f"{host.hostname}:{host.port} takes no command: {error}") from error
             yield session
         finally:
@@ -132,14 +144,19 @@ class Connections:
             async with self._room:
                 self._room.notify_all()
 
-    async def _begin(self, line: Line, id: str, command: str) -> Session:
+    async def _begin(self, line: Line, id: str, command: str) -> "Session":
+        await _load()
+        from asyncssh import Error
+
+        from homed.jobs.ssh.session import Session
+
         for tries_left in itertools.count(_TRIES, -1):
             connection = await self._connected(line, id)
             session = Session()
             try:
                 await _start(connection, session, command)
                 break
-            except (asyncssh.Error, OSError) as error:
+            except (Error, OSError) as error:
                 if session.began and connection.is_closed():
                     break  # nobody knows whether it runs: the session says that it was lost
                 if session.began:
@@ -148,7 +165,7 @@ class Connections:
         return session
 
     async def _wait(
-        self, line: Line, connection: asyncssh.SSHClientConnection, tries_left: int, error: Exception
+        self, line: Line, connection: "asyncssh.SSHClientConnection", tries_left: int, error: Exception
     ) -> None:
         """No session was given: as many as the host gives are there, or their ends have not come to it yet."""
         if connection.is_closed():
@@ -159,7 +176,7 @@ class Connections:
             raise HostError("the host gives no session on its connection", code="HOST_BUSY") from error
         await line.wait_for_end(_FULL_AGAIN)
 
-    async def _connected(self, line: Line, id: str) -> asyncssh.SSHClientConnection:
+    async def _connected(self, line: Line, id: str) -> "asyncssh.SSHClientConnection":
         """The line's connection, made where there is none."""
         async with line.dialing:
             if (connection := line.connected) is not None:
@@ -173,8 +190,11 @@ class Connections:
                 raise
             return line.connection
 
-    async def _dial(self, id: str) -> asyncssh.SSHClientConnection:
+    async def _dial(self, id: str) -> "asyncssh.SSHClientConnection":
         host = self._hosts.get(id)
+        await _load()
+        from homed.jobs.ssh.dialing import dial
+
         connection, shown = await dial(host, self._hosts.login(host), self._config())
         try:
             if not self._hosts.get(id).pins:
@@ -203,7 +223,7 @@ class Connections:
         line.hang_up()
 
 
-async def run(session: Session, most: int) -> tuple[str, str]:
+async def run(session: "Session", most: int) -> tuple[str, str]:
     """What a short command prints, `most` bytes of each stream at most, until it has ended."""
     session.send(b"")
     taken: dict[int, bytes] = {0: b"", 1: b""}
@@ -212,8 +232,16 @@ async def run(session: Session, most: int) -> tuple[str, str]:
     return taken[0].decode(errors="replace"), taken[1].decode(errors="replace")
 
 
-async def _start(connection: asyncssh.SSHClientConnection, session: Session, command: str) -> None:
+async def _load() -> None:
+    """On a thread where it takes long: the first time."""
+    if _SPEAKS not in sys.modules:
+        await asyncio.to_thread(importlib.import_module, _SPEAKS)
+
+
+async def _start(connection: "asyncssh.SSHClientConnection", session: "Session", command: str) -> None:
     """Once asked for, it is seen through: a session that nobody holds would take one of the few that there are."""
+    from homed.jobs.ssh.session import WINDOW
+
     asked = asyncio.ensure_future(
         connection.create_session(lambda: session, command, encoding=None, window=WINDOW, request_pty=False)
     )

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-import asyncssh
-
 from homed.errors import FieldError, ValidationError
 
 LONGEST: Final = 64 * 1024
@@ -18,12 +16,16 @@ def check_private(text: str, field: str) -> None:
 
 def fingerprint(public: str) -> str:
     """As ssh-keygen shows it: `SHA256:…`."""
+    import asyncssh  # a tenth of a second and 8 MB, which boards without hosts need not spend
+
     return asyncssh.import_public_key(public).get_fingerprint()
 
 
 def _wrong(text: str) -> str | None:
     if len(text) > LONGEST:
         return f"must have at most {LONGEST} characters"
+    import asyncssh
+
     try:
         asyncssh.import_private_key(text)
     except asyncssh.KeyEncryptionError:

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import asyncssh
+if TYPE_CHECKING:
+    import asyncssh
 
 
 class Line:
@@ -24,7 +26,7 @@ class Line:
         self._idle: asyncio.TimerHandle | None = None
 
     @property
-    def connected(self) -> asyncssh.SSHClientConnection | None:
+    def connected(self) -> "asyncssh.SSHClientConnection | None":
         return None if self.connection is None or self.connection.is_closed() else self.connection
 
     def keep(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from homed.errors import HomedError, JobError
 from homed.jobs.output.order import Stream
@@ -13,7 +13,9 @@ from homed.jobs.ssh import connections as sessions
 from homed.jobs.ssh import remote
 from homed.jobs.ssh.connections import Connections
 from homed.jobs.ssh.remote import Order, Swept
-from homed.jobs.ssh.session import Session
+
+if TYPE_CHECKING:
+    from homed.jobs.ssh.session import Session
 
 log = logging.getLogger(__name__)
 NAME: Final = "ssh"
@@ -114,7 +116,7 @@ class SshRunner:
                 return Result(code="SSH_LOST", error=f"the connection to its host was lost; {await self._rest(job)}")
             return _result(session)
 
-    async def _take(self, session: Session, attempt: Attempt, order: Order) -> str:
+    async def _take(self, session: "Session", attempt: Attempt, order: Order) -> str:
         """Write down what it prints until it has ended. Returns the word with which it was refused, if it was."""
         pump = asyncio.create_task(_pump(session, attempt, order.refusal))
         ended = asyncio.create_task(session.ended.wait())
@@ -162,7 +164,7 @@ class SshRunner:
         return remote.swept(said)
 
 
-async def _pump(session: Session, attempt: Attempt, refusal: bytes) -> str:
+async def _pump(session: "Session", attempt: Attempt, refusal: bytes) -> str:
     while (piece := await session.next()) is not None:
         if piece.stream is Stream.STDERR and piece.data.startswith(refusal):
             return piece.data.removeprefix(refusal).split(b"\n")[0].decode(errors="replace")
@@ -176,7 +178,7 @@ def _refused(word: str, job: Job) -> Result:
     return Result(code="JOB_NOT_STARTED", error="its host has no room for the script in its temporary folder")
 
 
-def _result(session: Session) -> Result:
+def _result(session: "Session") -> Result:
     if session.signal:
         return Result(signal=session.signal, code="SIGNAL", error=f"it was ended by {session.signal}")
     if session.exit_code:
