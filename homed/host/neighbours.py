@@ -26,19 +26,17 @@ class Neighbours:
 
     def is_a_job(self, client: Address, server: Address) -> bool:
         """Whether at the other end of this connection is a job, or nobody any more."""
-        return self._known and is_of_a_job(peers.owner(client, server), self._users())
+        return is_of_a_job(self._owner(client, server), self._users())
 
     @cached_property
-    def _known(self) -> bool:
+    def _owner(self) -> Callable[[Address, Address], int | None]:
         try:
-            known = peers.is_supported()
+            quick = peers.is_supported()
         except OSError:
-            known = False
-        if not known:
-            log.warning(
-                "This kernel does not tell whose a connection is: jobs are trusted as every user of the board is"
-            )
-        return known
+            quick = False
+        if not quick:
+            log.info("This kernel has no sock_diag for TCP: whose a connection is, is read from /proc/net/tcp")
+        return peers.owner if quick else peers.listed_owner
 
 
 def is_of_a_job(user: int | None, names: Iterable[str]) -> bool:

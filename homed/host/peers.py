@@ -1,9 +1,13 @@
-"""Who on this board is at the other end of a connection over the loopback, as the kernel's sock_diag(7) knows."""
+"""Who on this board is at the other end of a connection over the loopback, as the kernel knows.
+
+sock_diag(7) finds one connection among many at once; where the kernel was built without it, /proc/net/tcp lists all.
+"""
 
 import errno
 import os
 import socket
 import struct
+from pathlib import Path
 from typing import Final
 
 _NETLINK_SOCK_DIAG: Final = 4
@@ -39,6 +43,27 @@ def is_supported() -> bool:
     """Whether this kernel can tell at all: asked of a connection of our own."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         return owner(client.getsockname(), server.getsockname()) == os.geteuid()
+
+
+def listed_owner(client: Address, server: Address, proc: Path = Path("/proc")) -> int | None:
+    """The same out of the kernel's list of all connections: slower with each of them."""
+    wanted = [_listed(client), _listed(server)]
+    try:
+        lines = (proc / "net" / ("tcp6" if ":" in client[0] else "tcp")).read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if words[1:3] == wanted:
+            return int(words[7]) if int(words[9]) else None
+    return None
+
+
+def _listed(address: Address) -> str:
+    """As that list has it: each 32 bits of the address as a number of this machine, in hexadecimal."""
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, address[0])
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
 
 
 def _question(client: Address, server: Address) -> bytes:

@@ -38,6 +38,9 @@ def test_a_connection_of_our_own_is_no_jobs() -> None:
         assert not Neighbours(lambda: ()).is_a_job(client.getsockname(), server.getsockname())
 
 
-def test_where_the_kernel_cannot_tell_the_board_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_kernel_lacks_the_quick_way_the_other_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "owner", lambda client, server: None)
-    assert not Neighbours(lambda: ()).is_a_job(("127.0.0.1", 1), ("127.0.0.1", 2))
+    neighbours = Neighbours(lambda: ())
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert not neighbours.is_a_job(client.getsockname(), server.getsockname())
+    assert neighbours.is_a_job(("127.0.0.1", 1), ("127.0.0.1", 2))

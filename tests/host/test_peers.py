@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -43,14 +44,21 @@ def test_the_user_at_the_other_end_is_told(server: socket.socket, name: str) -> 
     ) as process:
         accepted, client = server.accept()
         with accepted:
-            assert peers.owner(client, accepted.getsockname()) == user
+            for ask in (peers.owner, peers.listed_owner):
+                assert ask(client, accepted.getsockname()) == user
             process.communicate(b"\n", timeout=10)
             # Its process is gone: nobody is not root.
-            assert peers.owner(client, accepted.getsockname()) is None
+            for ask in (peers.owner, peers.listed_owner):
+                assert ask(client, accepted.getsockname()) is None
 
 
 def test_of_a_connection_that_there_never_was_nothing_is_told() -> None:
     assert peers.owner(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
+    assert peers.listed_owner(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
+
+
+def test_a_list_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
+    assert peers.listed_owner(("127.0.0.1", 1), ("127.0.0.1", 2), tmp_path) is None
 
 
 def test_this_kernel_can_tell() -> None:
