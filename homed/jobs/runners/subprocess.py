@@ -1,6 +1,7 @@
 """Runs jobs as processes in sessions of their own, where there is no systemd: a spawner waits for them."""
 
 import asyncio
+import contextlib
 import grp
 import hashlib
 import os
@@ -67,6 +68,9 @@ class Subprocesses:
         """What runs goes on; its spawner waits for it."""
         if self._connection is not None:
             await self._connection.close()
+        # Where nothing runs on; the next homed makes it anew.
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(os.rmdir, self._places)
 
     async def run(self, attempt: Attempt) -> Result:
         key = _key(attempt.job)
