@@ -13,7 +13,7 @@ BOARDS ?= 1
 # ARGS goes to the program behind the target: `make test ARGS="-k plan"`, `make run ARGS="--port 8090"`.
 ARGS ?=
 
-.PHONY: help run test test-vm lint bench board spec lock wheel engine clean
+.PHONY: help run test test-thorough test-vm lint bench board spec lock wheel engine clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ run: $(VENV)/runtime ## Install what is needed and serve on 127.0.0.1:8080
 
 test: $(VENV)/dev lint ## Run all that CI runs (BOARDS=0 leaves out what needs root)
 	@BOARDS=$(BOARDS) $(BIN)/python -m pytest $(ARGS)
+
+test-thorough: $(VENV)/dev ## Run the tests that take minutes or gigabytes, which `make test` leaves out (root)
+	@BOARDS=1 $(BIN)/python -m pytest -m thorough $(ARGS)
 
 test-vm: $(VENV)/dev ## Update real systems in QEMU and cut their power (root; 15 minutes; ARGS=story or cuts)
 	@$(BIN)/python -m tests.vm $(ARGS)

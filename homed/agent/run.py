@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 from homed import atomic
-from homed.agent import tree
 from homed.agent.spool import PIECE, Spool
+from homed.jobs.runners import waiting
+from homed.jobs.spawner.processes import Tracked, look
 
 MARK_FILE = "run"
 _SHELL = "/bin/sh"
@@ -24,29 +25,32 @@ class Run:
         self._folder = folder
         self._job = job
         self._spools = (stdout, stderr)
-        self._mark = secrets.token_hex(16)
+        # In the place of an attempt's number, which nobody tells a worker: its processes bear both.
+        self._mark = secrets.randbits(62)
 
     async def to_its_end(self) -> int:
         """The exit code; 128 and the signal's number where one ended it. Where it is cancelled, its tree is ended by
-        TERM, and a second later by KILL. Nothing of it is left either way. OSError.
+        TERM, and by KILL 1.5 s later. Nothing of it is left either way. OSError.
         """
         # What an agent that is killed leaves behind, the next one ends by this.
-        await asyncio.to_thread(atomic.write, self._folder.parent / MARK_FILE, self._mark.encode())
+        await asyncio.to_thread(atomic.write, self._folder.parent / MARK_FILE, f"{self._mark} {self._job}".encode())
         # Not on a thread: where this is cancelled meanwhile, nobody would know of it.
         process = self._start()
         readers = [
             asyncio.create_task(self._read(pipe, spool))
             for pipe, spool in zip((process.stdout, process.stderr), self._spools, strict=True)
         ]
+        found = look(process.pid)
+        tracked = Tracked(self._job, self._mark, process.pid, found.started if found else 0)
         try:
-            await _exited(process.pid)
+            await waiting.gone(tracked.pid, tracked.started)
             # What it left running holds its output open.
             await asyncio.wait(readers, timeout=_GRACE)
-            await tree.end(self._mark, process.pid)
+            await waiting.end(tracked)
             await asyncio.wait(readers, timeout=_GRACE)
         finally:
-            await tree.end(self._mark, process.pid)
-            await _exited(process.pid)
+            await waiting.end(tracked)
+            await waiting.gone(tracked.pid, tracked.started)
             for reader in readers:
                 reader.cancel()
             failed = await asyncio.gather(*readers, return_exceptions=True)
@@ -62,7 +66,7 @@ class Run:
             "HOME": str(self._folder),
             "LANG": "C.UTF-8",
             "HOMED_JOB_ID": self._job,
-            tree.MARK: self._mark,
+            "HOMED_JOB_ATTEMPT": str(self._mark),
         }
         return subprocess.Popen(
             [_SHELL, "-e", "-c", self._commands],
@@ -85,25 +89,15 @@ class Run:
             transport.close()
 
 
-async def _exited(pid: int) -> None:
-    loop, gone = asyncio.get_running_loop(), asyncio.Event()
-    descriptor = os.pidfd_open(pid)
-    loop.add_reader(descriptor, gone.set)
-    try:
-        await gone.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
 async def end_leftovers(folder: Path) -> None:
     """What an agent that was killed has left running of the job in this folder."""
     try:
-        mark = (folder / MARK_FILE).read_text(encoding="ascii")
+        mark = (folder / MARK_FILE).read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError):
         return
-    if mark:
-        await tree.end(mark)
+    number, _, job = mark.partition(" ")
+    if number.isdecimal() and job:
+        await waiting.end(Tracked(job, int(number), 0, 0))
 
 
 def signal_name(code: int) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import pwd
 import stat
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,11 +18,11 @@ from homed.jobs.launch import Launch, Place, launch
 from homed.jobs.ports import Attempt
 from homed.jobs.records import Command, Handle, Job, Result
 from homed.jobs.removal import remove
+from homed.jobs.runners import waiting
 from homed.jobs.runners.connection import Connection, connect
 from homed.jobs.spawner import marks, processes
-from homed.jobs.spawner.marks import Identity
 from homed.jobs.spawner.messages import Begun, Ended, File, Ids, Start
-from homed.jobs.spawner.processes import Ending, Tracked
+from homed.jobs.spawner.processes import Tracked
 
 NAME = "subprocess"
 _EVERY: Final = 0.02
@@ -114,7 +113,7 @@ class Subprocesses:
                 await active.settled.wait()
         except TimeoutError:
             return  # it has not begun: it is asked for again
-        await _end(self._tracked(job, active.folder))
+        await waiting.end(self._tracked(job, active.folder))
 
     async def release(self, job: Job) -> None:
         key = _key(job)
@@ -169,14 +168,14 @@ class Subprocesses:
             end = marks.end(folder)
             return marks.result(end) if end else _lost("the board was started again while it ran")
         if tracked.pid:
-            await _gone(Identity(self._boot, tracked.pid, tracked.started))
+            await waiting.gone(tracked.pid, tracked.started)
         while True:
             waits = processes.is_alive(spawner.pid, spawner.started)
             # In this order: a spawner marks the end before it is gone itself.
             if end := marks.end(folder):
                 return marks.result(end)
             if not waits and (tracked.pid or not await asyncio.to_thread(_lives, tracked)):
-                await _end(tracked)
+                await waiting.end(tracked)
                 return _lost("it has ended, and what waited for it was killed before")
             await asyncio.sleep(_EVERY)
 
@@ -284,36 +283,3 @@ def _lost(why: str) -> Result:
 
 def _lives(tracked: Tracked) -> bool:
     return bool(processes.members(tracked, processes.all_processes()))
-
-
-async def _end(tracked: Tracked) -> None:
-    """The whole tree. What cannot be killed (it waits for a device) is left after a while."""
-    ending = Ending(tracked, time.monotonic())
-    until = time.monotonic() + 2 * _SOON
-    while True:
-        if await asyncio.to_thread(ending.step, time.monotonic()) or time.monotonic() >= until:
-            return
-        await asyncio.sleep(_EVERY)
-
-
-async def _gone(process: Identity) -> None:
-    """Until the process has ended."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except OSError:
-        return
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def note() -> None:
-        loop.remove_reader(descriptor)
-        if not ended.done():
-            ended.set_result(None)
-
-    try:
-        if processes.is_alive(process.pid, process.started):
-            loop.add_reader(descriptor, note)
-            await ended
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
