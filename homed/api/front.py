@@ -38,6 +38,7 @@ _EXPOSED = (
     "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Job-Id, X-Exec-Id, X-Output-Dropped"
 )
 _SEND_DEADLINE = 30.0
+_SLOW_REQUEST = 1.0
 _A_WINDOW = {SECOND: "at once", MINUTE: "a minute", HOUR: "an hour"}
 _PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
@@ -130,7 +131,9 @@ class Front:
                 counter.inc()
                 if timed and not request.get(STREAMED, False):
                     seconds.observe(duration)
-                self._log(route, request, request_id, status, code, duration)
+                slow = timed and duration >= _SLOW_REQUEST and not request.get(STREAMED, False)
+                if self._is_logged(route, status, slow):
+                    _log(request, request_id, status, code, duration)
             return response
 
         return entry
@@ -329,29 +332,35 @@ class Front:
             # What was done is done, and stands in the journal by the line above: its answer is still the true one.
             log.error("The audit log could not be written: %s", error.message)  # noqa: TRY400  its message says all
 
-    def _log(
-        self, route: Route, request: web.Request, request_id: str, status: int, code: str, duration: float
-    ) -> None:
-        logged = self._config().log.requests
-        if (
-            not log.isEnabledFor(logging.INFO)
-            or logged is LoggedRequests.NONE
-            or (logged is LoggedRequests.CHANGES and not route.change and status < 500)
-        ):
-            return
-        fields: dict[str, object] = {
-            "request_id": request_id,
-            "method": request.method,
-            "path": request.path,
-            "status_code": status,
-            "duration_ms": round(duration * 1000, 2),
-        }
-        if code:
-            fields["error_code"] = code
-        # Made here: to find the caller's line, as log.info does, costs as much as all the rest of it.
-        record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "Request processed", (), None)
-        record.fields = fields
-        log.handle(record)
+    def _is_logged(self, route: Route, status: int, slow: bool) -> bool:
+        if not log.isEnabledFor(logging.INFO):
+            return False
+        match self._config().log.requests:
+            case LoggedRequests.ALL:
+                return True
+            case LoggedRequests.CHANGES:
+                return route.change is not None or status >= 500 or slow
+            case LoggedRequests.NONE:
+                return False
+
+
+def _log(request: web.Request, request_id: str, status: int, code: str, duration: float) -> None:
+    milliseconds = round(duration * 1000, 2)
+    fields: dict[str, object] = {
+        "request_id": request_id,
+        "method": request.method,
+        "path": request.path,
+        "status_code": status,
+        "duration_ms": milliseconds,
+    }
+    if code:
+        fields["error_code"] = code
+    # Made here: to find the caller's line, as log.info does, costs as much as all the rest of it.
+    record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "Request processed", (), None)
+    record.fields = fields
+    reason = f" {code}" if code else ""
+    record.sentence = f"{request.method} {request.path} {status}{reason} {milliseconds:g} ms"
+    log.handle(record)
 
 
 async def _send_long(request: web.Request, response: web.Response, body: bytes) -> None:

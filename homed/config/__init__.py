@@ -38,6 +38,8 @@ class LogLevel(StrEnum):
 
 
 class LoggedRequests(StrEnum):
+    """The requests that are logged. `changes` are changes, internal errors (5xx) and slow answers."""
+
     ALL = "all"
     CHANGES = "changes"
     NONE = "none"
@@ -183,7 +185,7 @@ class Updates(Section, frozen=True):
 
 class Log(Section, frozen=True):
     level: LogLevel = LogLevel.INFO
-    requests: LoggedRequests = LoggedRequests.ALL
+    requests: LoggedRequests = LoggedRequests.CHANGES
 
 
 class Config(Section, frozen=True):

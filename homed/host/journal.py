@@ -1,4 +1,4 @@
-"""homed's logs: the journal's own fields under systemd, one JSON object a line otherwise.
+"""homed's logs: the journal's own fields under systemd, lines to read on a terminal, else one JSON object a line.
 
 Whoever logs only puts the record into a bounded queue: formatting, redaction and writing happen in one
 thread, so a disk or a journald that hangs never holds up the event loop. When the queue is full, new records
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, TextIO, cast
 
-from homed.host.records import journal_fields, json_line
+from homed.host.records import journal_fields, json_line, terminal_line
 from homed.host.redaction import redact
 
 __all__ = ["LogSink", "configure", "is_under_systemd", "redact"]
@@ -40,14 +40,15 @@ class Writer(Protocol):
 
 
 class StreamWriter:
-    """JSON lines, gathered while more are waiting."""
+    """Lines on a stream, gathered while more are waiting: JSON, or sentences if the stream is a terminal."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self._format = terminal_line if stream.isatty() else lambda record: json_line(record).decode()
         self._lines: list[str] = []
 
     def write(self, record: logging.LogRecord) -> None:
-        self._lines.append(json_line(record).decode())
+        self._lines.append(self._format(record))
         if len(self._lines) >= _BATCH:
             self.flush()
 
@@ -215,7 +216,7 @@ def configure(
     send: Send | None = None,
     capacity: int = CAPACITY,
 ) -> LogSink:
-    """Log to the journal or as JSON to `stream` (stderr), from `level` up; the caller closes what it gets.
+    """Log to the journal or to `stream` (stderr), from `level` up; the caller closes what it gets.
 
     `under_systemd` None: asked of JOURNAL_STREAM. A record's own fields are given as `extra={"fields": {…}}`
     and not changed afterwards. Without systemd-python JSON is written under systemd too, and the log says so.

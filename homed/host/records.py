@@ -1,6 +1,11 @@
-"""From a log record to what is written: a JSON line or the journal's fields. Runs in the log's own thread."""
+"""Formats of a log record: a JSON line, the journal's fields, a line for a terminal. They run in the log's own thread.
+
+A record may carry `fields` (a mapping) and `sentence`: what people read in place of the message, in the journal and on
+a terminal.
+"""
 
 import logging
+import math
 import re
 import time
 import traceback
@@ -19,6 +24,8 @@ _JOURNAL_OWN = frozenset(
 )
 _NOT_IN_A_FIELD_NAME = re.compile(r"[^A-Z0-9]+")
 _LONGEST_FIELD_NAME = 64
+# C0 and C1 controls but for tab and line feed.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DEEPEST = 8
 _SIMPLE = frozenset({str, int, float, bool, type(None)})
 
@@ -35,7 +42,7 @@ def _plain_line(record: logging.LogRecord) -> bytes | None:
         return None
     line: dict[str, object] = {
         "timestamp": timestamp(record.created),
-        "level": record.levelname.lower(),
+        "level": record.levelname,
         "logger": record.name,
         "message": record.msg,
     }
@@ -58,7 +65,7 @@ def _is_plain_name(name: object) -> bool:
 def _careful_line(record: logging.LogRecord) -> bytes:
     line: dict[str, object] = {
         "timestamp": timestamp(record.created),
-        "level": record.levelname.lower(),
+        "level": record.levelname,
         "logger": record.name,
         "message": message(record),
     }
@@ -72,7 +79,7 @@ def _careful_line(record: logging.LogRecord) -> bytes:
 
 def journal_fields(record: logging.LogRecord, identifier: str) -> list[str]:
     """`NAME=value` as sd_journal_sendv(3) takes it; a traceback follows the message, for journalctl."""
-    text, exception = message(record), exception_text(record)
+    text, exception = sentence(record), exception_text(record)
     sent = [
         f"MESSAGE={text}\n{exception}" if exception else f"MESSAGE={text}",
         f"PRIORITY={_priority(record.levelno)}",
@@ -90,9 +97,28 @@ def journal_fields(record: logging.LogRecord, identifier: str) -> list[str]:
     return sent
 
 
+def terminal_line(record: logging.LogRecord) -> str:
+    """Return a line for a person at a terminal: local time, level if it is not INFO, the sentence, any traceback."""
+    clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+    level = "" if record.levelno == logging.INFO else f"{record.levelname} "
+    exception = exception_text(record)
+    return f"{clock} {level}{printable(sentence(record))}\n" + (f"{printable(exception)}\n" if exception else "")
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters escaped: foreign text must not command the terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def sentence(record: logging.LogRecord) -> str:
+    """Return the record's `sentence`, or its message if it has none."""
+    text = getattr(record, "sentence", None)
+    return redact(_encodable(text)) if isinstance(text, str) else message(record)
+
+
 def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC with milliseconds, from seconds since 1970."""
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    """RFC 3339 in UTC with milliseconds (cut: no time lies in the future), from seconds since 1970."""
+    whole, milliseconds = divmod(math.floor(seconds * 1000), 1000)
     return f"{_second(whole)}.{milliseconds:03d}Z"
 
 

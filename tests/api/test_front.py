@@ -453,6 +453,21 @@ async def test_the_configuration_says_which_requests_are_logged(
         assert len(found) == expected, logged
 
 
+async def test_slow_and_failed_reads_are_logged_by_default_with_a_sentence(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with server.request("GET", "/things/a"):
+        pass
+    monkeypatch.setattr("homed.api.front._SLOW_REQUEST", 0.0)
+    async with server.request("GET", "/things/a"):
+        pass
+    await asyncio.sleep(0.05)
+    (found,) = [r for r in caplog.records if r.name == "api.requests"]
+    assert found.getMessage() == "Request processed"
+    assert found.sentence.startswith("GET /things/a 200 ")  # type: ignore[attr-defined]
+
+
 async def test_requests_are_counted_by_route_and_not_by_path(server: Server) -> None:
     for path in ("/things/a", "/things/b", "/nothing/1", "/nothing/2"):
         async with server.request("GET", path):

@@ -131,15 +131,15 @@ def test_stop_and_restart_leave_containers(homed: Homed) -> None:
 
 
 def test_journal_has_the_fields_of_a_request(homed: Homed) -> None:
-    answer = homed.call("GET", "/api/v1/services/none", headers={"X-Request-ID": "from-the-test"})
+    answer = homed.call("DELETE", "/api/v1/services/none", headers={"X-Request-ID": "from-the-test"})
     assert answer.headers["X-Request-ID"] == "from-the-test"
 
     until("the entry", lambda: bool(homed.board.journal(UNIT, "REQUEST_ID=from-the-test")), timeout=10)
-    (entry,) = homed.board.journal(UNIT, "REQUEST_ID=from-the-test")
-    assert entry["MESSAGE"] == "Request processed"
+    (entry,) = homed.board.journal(UNIT, "REQUEST_ID=from-the-test", "LOGGER=api.requests")
+    assert re.fullmatch(r"DELETE /api/v1/services/none 404 SERVICE_NOT_FOUND [0-9.]+ ms", str(entry["MESSAGE"]))
     assert entry["PRIORITY"] == "6"
     assert entry["SYSLOG_IDENTIFIER"] == "homed"
-    assert entry["METHOD"] == "GET"
+    assert entry["METHOD"] == "DELETE"
     assert entry["PATH"] == "/api/v1/services/none"
     assert entry["STATUS_CODE"] == "404"
     assert entry["ERROR_CODE"] == "SERVICE_NOT_FOUND"

@@ -52,7 +52,7 @@ def test_every_answer_is_as_documented(engine: DockerEngine, start: Start, tmp_p
     assert homed.runs, homed.log[-3000:]
     assert ran.returncode == 0, ran.stdout[-12_000:] + ran.stderr[-2000:]
     assert "Traceback" not in homed.log
-    assert '"level":"critical"' not in homed.log
+    assert '"level":"CRITICAL"' not in homed.log
     failed = [entry for entry in entries(homed) if entry.get("status_code") == 500]
     # What the engine cannot do (an image that is not there) is told by its own code.
     assert [entry for entry in failed if entry.get("error_code") != "DOCKER_ERROR"] == []
@@ -221,6 +221,6 @@ def test_requests_at_random_never_end_it(homed: Homed) -> None:
             data[chance.randrange(len(data))] = chance.randrange(256)
         speak(homed.port, bytes(data[: chance.randint(1, len(data))]), seconds=3)
     assert homed.api.is_live()
-    told = [entry for entry in entries(homed) if entry["level"] not in ("debug", "info")]
+    told = [entry for entry in entries(homed) if entry["level"] not in ("DEBUG", "INFO")]
     assert [entry for entry in told if "exception" in entry] == []
     assert json.loads(homed.api.get("/api/v1/services").body)["services"] is not None

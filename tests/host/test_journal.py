@@ -59,7 +59,7 @@ def test_json_goes_to_the_stream(start: Start) -> None:
     log.info("pulled %s", "web", extra={"fields": {"service": "web"}})
     assert sink.flush(2)
     (line,) = lines(stream)
-    assert (line["message"], line["service"], line["level"]) == ("pulled web", "web", "info")
+    assert (line["message"], line["service"], line["level"]) == ("pulled web", "web", "INFO")
 
 
 def test_the_journal_gets_fields_under_systemd(start: Start) -> None:
@@ -191,7 +191,7 @@ def test_an_exception_that_no_thread_caught_is_logged(start: Start) -> None:
     thread.join()
     sink.flush(2)
     (line,) = lines(stream)
-    assert (line["level"], line["message"]) == ("critical", "uncaught exception in thread puller")
+    assert (line["level"], line["message"]) == ("CRITICAL", "uncaught exception in thread puller")
     assert line["exception"].endswith("LookupError: password=***")
 
 
@@ -211,7 +211,7 @@ def test_an_exception_that_ends_the_program_is_logged_before_it_ends() -> None:
     ran = run("from homed.host.journal import configure; configure('info'); 1 / 0")
     assert ran.returncode == 1
     (line,) = [json.loads(line) for line in ran.stderr.splitlines()]
-    assert (line["message"], line["level"]) == ("uncaught exception", "critical")
+    assert (line["message"], line["level"]) == ("uncaught exception", "CRITICAL")
     assert line["exception"].endswith("ZeroDivisionError: division by zero")
 
 
@@ -221,7 +221,7 @@ def test_a_warning_is_a_log_line_too() -> None:
         "sink = configure('info'); warnings.warn('old'); sink.close()"
     )
     (line,) = [json.loads(line) for line in run(code).stderr.splitlines()]
-    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert (line["logger"], line["level"]) == ("py.warnings", "WARNING")
 
 
 def test_without_systemd_python_the_log_is_json_and_says_so() -> None:

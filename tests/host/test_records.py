@@ -1,4 +1,5 @@
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from homed.host.records import journal_fields, json_line, timestamp
+from homed.host.records import journal_fields, json_line, terminal_line, timestamp
 
 
 def record(
@@ -38,10 +39,10 @@ def as_journal(made: logging.LogRecord) -> dict[str, str]:
 
 def test_a_json_line_has_time_level_logger_and_message() -> None:
     made = record("pulled %s", "web")
-    made.created = 1_700_000_000.0994
+    made.created = 1_700_000_000.0999
     assert as_json(made) == {
         "timestamp": "2023-11-14T22:13:20.099Z",
-        "level": "info",
+        "level": "INFO",
         "logger": "homed.containers",
         "message": "pulled web",
     }
@@ -51,11 +52,11 @@ def test_a_json_line_has_time_level_logger_and_message() -> None:
     ("seconds", "text"),
     [
         (0.0, "1970-01-01T00:00:00.000Z"),
-        (1.9996, "1970-01-01T00:00:02.000Z"),
+        (1.9996, "1970-01-01T00:00:01.999Z"),
         (5.123, "1970-01-01T00:00:05.123Z"),
     ],
 )
-def test_a_timestamp_is_rounded_to_milliseconds(seconds: float, text: str) -> None:
+def test_a_timestamp_is_cut_to_milliseconds(seconds: float, text: str) -> None:
     assert timestamp(seconds) == text
 
 
@@ -161,3 +162,19 @@ def test_a_field_that_holds_itself_ends() -> None:
     loop: dict[str, object] = {}
     loop["again"] = loop
     assert "again" in json_line(record(fields=loop)).decode()
+
+
+def test_the_journal_shows_the_sentence_of_a_record_and_json_its_message() -> None:
+    made = record("Request processed")
+    made.sentence = "GET /x?token=hk_abc_secretsecret 200 1 ms"
+    assert as_journal(made)["MESSAGE"] == "GET /x?token=hk_abc_*** 200 1 ms"
+    assert as_json(made)["message"] == "Request processed"
+
+
+def test_a_line_for_a_terminal_has_time_level_and_sentence_without_control_characters() -> None:
+    made = record("Request processed")
+    made.sentence = "GET /\x1b[2J 200 1 ms"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d GET /\\x1b\[2J 200 1 ms\n", terminal_line(made))
+    warned = record("disk is full")
+    warned.levelno, warned.levelname = logging.WARNING, "WARNING"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING disk is full\n", terminal_line(warned))

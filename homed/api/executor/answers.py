@@ -1,7 +1,7 @@
 """What this family's clients send and get, and how a job looks to them. Times are in milliseconds since the epoch."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,6 +15,7 @@ from homed.jobs.records import Archive, Job, State
 CANCELLED_EXIT, TIMED_OUT_EXIT = 130, 124
 CANCELLED = "Job cancelled by user"
 Id = Annotated[str, Meta(max_length=128)]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,48}$(?!\n)")]
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 
@@ -229,7 +230,8 @@ class Distributed(_Camel, frozen=True, kw_only=True):
 
 
 def milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
+    """Return the time since 1970, cut: no time lies in the future."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def status(job: Job) -> Literal["pending", "running", "completed", "failed"]:
