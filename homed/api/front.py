@@ -14,10 +14,10 @@ from aiohttp import web
 
 from homed import clock, validation
 from homed.access.scopes import ANONYMOUS, Principal
-from homed.api import auth, decode, guard
+from homed.api import auth, decode, guard, request_log
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, Verdict, client_of
 from homed.api.routes import HEADERS, STREAMED, Call, Family, Route
-from homed.config import Config, Limits, LoggedRequests
+from homed.config import Config, Limits
 from homed.errors import (
     ForbiddenError,
     HomedError,
@@ -132,8 +132,8 @@ class Front:
                 if timed and not request.get(STREAMED, False):
                     seconds.observe(duration)
                 slow = timed and duration >= _SLOW_REQUEST and not request.get(STREAMED, False)
-                if self._is_logged(route, status, slow):
-                    _log(request, request_id, status, code, duration)
+                if request_log.is_logged(self._config().log.requests, route.change is not None, status, slow):
+                    request_log.write(request, request_id, status, code, duration)
             return response
 
         return entry
@@ -331,36 +331,6 @@ class Front:
         except HomedError as error:
             # What was done is done, and stands in the journal by the line above: its answer is still the true one.
             log.error("The audit log could not be written: %s", error.message)  # noqa: TRY400  its message says all
-
-    def _is_logged(self, route: Route, status: int, slow: bool) -> bool:
-        if not log.isEnabledFor(logging.INFO):
-            return False
-        match self._config().log.requests:
-            case LoggedRequests.ALL:
-                return True
-            case LoggedRequests.CHANGES:
-                return route.change is not None or status >= 500 or slow
-            case LoggedRequests.NONE:
-                return False
-
-
-def _log(request: web.Request, request_id: str, status: int, code: str, duration: float) -> None:
-    milliseconds = round(duration * 1000, 2)
-    fields: dict[str, object] = {
-        "request_id": request_id,
-        "method": request.method,
-        "path": request.path,
-        "status_code": status,
-        "duration_ms": milliseconds,
-    }
-    if code:
-        fields["error_code"] = code
-    # Made here: to find the caller's line, as log.info does, costs as much as all the rest of it.
-    record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "Request processed", (), None)
-    record.fields = fields
-    reason = f" {code}" if code else ""
-    record.sentence = f"{request.method} {request.path} {status}{reason} {milliseconds:g} ms"
-    log.handle(record)
 
 
 async def _send_long(request: web.Request, response: web.Response, body: bytes) -> None:
