@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from homed import atomic
+from homed import credentials as credential_files
 from homed.errors import SecretError
 
 log = logging.getLogger(__name__)
@@ -85,10 +86,10 @@ def load(state: Path, credentials: Path | None = None) -> Vault:
 
     SecretError where the key cannot be read or made, or somebody else could read it.
     """
-    given = None if credentials is None else credentials / CREDENTIAL
     try:
         # systemd answers for who may read a credential.
-        if given is not None and given.exists():
+        given = credential_files.find(CREDENTIAL, credentials)
+        if given is not None:
             return Vault(_checked(given.read_bytes(), given))
         return Vault(_own(state / FILE))
     except OSError as error:
@@ -98,16 +99,10 @@ def load(state: Path, credentials: Path | None = None) -> Vault:
 def open_or_closed(state: Path) -> Vault:
     """The same with the unit's credentials, for a start that goes on without: whoever asks is told why. It blocks."""
     try:
-        return load(state, credentials_directory())
+        return load(state, credential_files.directory())
     except SecretError as error:
         log.error("%s", error.message)  # noqa: TRY400  its message says all
         return ClosedVault(error.message)
-
-
-def credentials_directory() -> Path | None:
-    """Where systemd puts the unit's credentials."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return Path(folder) if folder else None
 
 
 def _own(path: Path) -> bytes:

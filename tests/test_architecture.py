@@ -13,7 +13,21 @@ _LONGEST_MODULE = 400
 
 # Who may import whom, by the package directly under homed: `cli → daemon → api → capabilities → store, bus`.
 CAPABILITIES = frozenset({"containers", "access", "host", "backups", "updates", "jobs", "processes", "cluster"})
-BASE = frozenset({"errors", "clock", "events", "config", "validation", "atomic", "health", "metrics", "model", "vault"})
+BASE = frozenset(
+    {
+        "errors",
+        "clock",
+        "events",
+        "config",
+        "validation",
+        "atomic",
+        "health",
+        "metrics",
+        "model",
+        "vault",
+        "credentials",
+    }
+)
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
     "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store"})
@@ -35,7 +49,7 @@ _MAY_IMPORT: dict[str, frozenset[str]] = {
     "bus": BASE,
     # What all stand on knows nothing above itself.
     **dict.fromkeys(BASE, frozenset({"errors", "clock", "validation"})),
-    "vault": frozenset({"errors", "atomic"}),
+    "vault": frozenset({"errors", "atomic", "credentials"}),
     # The worker of another machine: it stands for itself, but for how archives are unpacked.
     "agent": frozenset({"jobs"}) | BASE,
     "errors": frozenset(),

@@ -124,13 +124,6 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
         vault.load(tmp_path / "missing")
 
 
-def test_where_the_credentials_are_is_what_systemd_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert vault.credentials_directory() == tmp_path
-    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
-    assert vault.credentials_directory() is None
-
-
 def test_no_backup_and_no_copy_of_the_state_names_the_key() -> None:
     """Both copy what they name, and nothing else of the state."""
     backed_up = {boardstate.DATABASE, boardstate.OVERLAY, boardstate.CONFIG, boardstate.RECORDS}

@@ -8,7 +8,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from homed import atomic
+from homed import atomic, credentials
 from homed.config import Tls
 from homed.errors import ConfigError
 
@@ -40,10 +40,9 @@ def load(into: ssl.SSLContext, tls: Tls, state: Path) -> None:
 def files(tls: Tls, state: Path) -> tuple[Path, Path]:
     if tls.certificate and tls.key:
         return Path(tls.certificate), Path(tls.key)
-    credentials = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
-    given = credentials / "homed.tls.crt", credentials / "homed.tls.key"
-    if all(path.exists() for path in given):
-        return given
+    given = [credentials.find(f"homed.tls.{part}", credentials.directory()) for part in ("crt", "key")]
+    if given[0] is not None and given[1] is not None:
+        return given[0], given[1]
     return state / "tls" / "certificate.pem", state / "tls" / "key.pem"
 
 
