@@ -1,10 +1,12 @@
 """The interface of a store: records in buckets, each with a revision for compare-and-set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from homed.errors import HomedError
+
+PAGE_BYTES = 1 << 20
 
 
 class Record(NamedTuple):
@@ -13,6 +15,15 @@ class Record(NamedTuple):
     key: str
     value: bytes
     revision: int
+
+
+class Change(NamedTuple):
+    """One of several writes that are done together. A `value` of None deletes; `revision` is as for `put`."""
+
+    bucket: str
+    key: str
+    value: bytes | None
+    revision: int | None = None
 
 
 class RevisionError(HomedError):
@@ -42,10 +53,20 @@ class Store(Protocol):
 
     async def get(self, bucket: str, key: str) -> Record | None: ...
 
-    async def list(self, bucket: str, after: str = "", limit: int | None = None) -> Sequence[Record]:
+    async def get_all(self, bucket: str, keys: Sequence[str], max_bytes: int) -> tuple[Sequence[Record], int]:
+        """Read several records at once: those that exist, and how many of the keys were looked at.
+
+        It stops after the record with which `max_bytes` of values are reached: ask again for the other keys.
+        """
+        ...
+
+    async def list(
+        self, bucket: str, after: str = "", limit: int | None = None, max_bytes: int | None = None
+    ) -> Sequence[Record]:
         """The records in the order of their keys: those behind the key `after`, and at most `limit` of them.
 
-        Large buckets are read in pages.
+        A page ends early with the record that brings its values to `max_bytes`, so no page holds much more than that.
+        Whatever can grow is read by pages (`base.pages`).
         """
         ...
 
@@ -60,6 +81,10 @@ class Store(Protocol):
         """Write several (key, value, revision), all of them or none."""
         ...
 
+    async def write(self, changes: Sequence[Change]) -> Sequence[int]:
+        """Write and delete in several buckets, all of it or nothing. Returns the revision of each change."""
+        ...
+
     async def delete(self, bucket: str, key: str, revision: int | None) -> bool:
         """Delete likewise; False where there was nothing."""
         ...
@@ -67,6 +92,25 @@ class Store(Protocol):
     async def delete_all(self, bucket: str, keys: Iterable[str]) -> int:
         """Delete several, whatever is there: all of them or none. Returns how many there were."""
         ...
+
+    async def give_back(self, max_bytes: int) -> int:
+        """Return some of the space of deleted records to the disk. Returns how many free bytes are left inside."""
+        ...
+
+
+async def pages(store: Store, bucket: str, max_bytes: int = PAGE_BYTES) -> AsyncIterator[Sequence[Record]]:
+    """Read a whole bucket in pages of bounded bytes."""
+    after = ""
+    while page := await store.list(bucket, after=after, max_bytes=max_bytes):
+        yield page
+        after = page[-1].key
+
+
+async def records(store: Store, bucket: str) -> AsyncIterator[Record]:
+    """Read a whole bucket, with one bounded page of it in memory at a time."""
+    async for page in pages(store, bucket):
+        for record in page:
+            yield record
 
 
 class AuditLog(Protocol):

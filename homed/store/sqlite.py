@@ -4,6 +4,7 @@
 wait at the same time share one commit (`grouping`).
 """
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -12,10 +13,15 @@ from pathlib import Path
 from homed import clock
 from homed.errors import StoreError
 from homed.store import migrations
-from homed.store.base import AuditEntry, Record, RevisionError
+from homed.store.base import AuditEntry, Change, Record, RevisionError
 from homed.store.grouping import Group
 
+log = logging.getLogger(__name__)
 _KEPT_AUDIT_ENTRIES = 50_000
+_MAX_AUDIT_TEXT = 512
+_MAX_IDLE_LOG_BYTES = 16 << 20
+# Rewriting takes about a second for so much on slow flash, and needs as much space again.
+_MAX_REWRITTEN_BYTES = 64 << 20
 
 
 class SqliteStore:
@@ -44,8 +50,13 @@ class SqliteStore:
     async def get(self, bucket: str, key: str) -> Record | None:
         return await self._group.read(lambda c: _get(c, bucket, key))
 
-    async def list(self, bucket: str, after: str = "", limit: int | None = None) -> Sequence[Record]:
-        return await self._group.read(lambda c: _list(c, bucket, after, limit))
+    async def get_all(self, bucket: str, keys: Sequence[str], max_bytes: int) -> tuple[Sequence[Record], int]:
+        return await self._group.read(lambda c: _get_all(c, bucket, keys, max_bytes))
+
+    async def list(
+        self, bucket: str, after: str = "", limit: int | None = None, max_bytes: int | None = None
+    ) -> Sequence[Record]:
+        return await self._group.read(lambda c: _list(c, bucket, after, limit, max_bytes))
 
     async def put(self, bucket: str, key: str, value: bytes, revision: int | None) -> int:
         return await self._group.write(lambda c: _put(c, bucket, key, value, revision))
@@ -55,12 +66,18 @@ class SqliteStore:
             lambda c: [_put(c, bucket, key, value, revision) for key, value, revision in records]
         )
 
+    async def write(self, changes: Sequence[Change]) -> Sequence[int]:
+        return await self._group.write(lambda c: [_change(c, one) for one in changes])
+
     async def delete(self, bucket: str, key: str, revision: int | None) -> bool:
         return await self._group.write(lambda c: _delete(c, bucket, key, revision))
 
     async def delete_all(self, bucket: str, keys: Iterable[str]) -> int:
         gone = list(keys)
         return await self._group.write(lambda c: sum(_delete(c, bucket, key, None) for key in gone))
+
+    async def give_back(self, max_bytes: int) -> int:
+        return await self._group.write(lambda c: _give_back(c, max_bytes))
 
     async def append(self, entry: AuditEntry) -> None:
         await self._group.write(lambda c: _append(c, entry))
@@ -98,12 +115,15 @@ class SqliteStore:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         self._path.chmod(0o600)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a new database only
         _write_ahead(connection)
+        connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_LOG_BYTES}")
         connection.execute("PRAGMA synchronous = FULL")
         damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise StoreError(f"{self._path} is damaged ({damage}): restore it from a backup")
         migrations.migrate(connection, migrations.steps())
+        _let_shrink(connection)
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
@@ -119,6 +139,38 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             return
 
 
+def _let_shrink(connection: sqlite3.Connection) -> None:
+    """Rewrite a database of an older homed once, so that it can give space back, if little is in it.
+
+    If that fails (no space, another process has it open), it works as before: deleted records' space is used again.
+    """
+    if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        return
+    used = _pages(connection, "page_count") - _pages(connection, "freelist_count")
+    if used * _pages(connection, "page_size") > _MAX_REWRITTEN_BYTES:
+        return
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("VACUUM")
+    except sqlite3.Error as error:
+        log.warning("Cannot make the state's database able to shrink: %s", error)
+
+
+def _pages(connection: sqlite3.Connection, pragma: str) -> int:
+    value: int = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+    return value
+
+
+def _give_back(connection: sqlite3.Connection, max_bytes: int) -> int:
+    size = _pages(connection, "page_size")
+    if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        for _ in range(min(_pages(connection, "freelist_count"), max(1, max_bytes // size))):
+            # Of a statement without columns Python does one step, and that frees one page.
+            connection.execute("PRAGMA incremental_vacuum(1)")
+        return _pages(connection, "freelist_count") * size
+    return 0  # of an older homed, and too large to be rewritten at the start: its free pages are used again
+
+
 def _get(connection: sqlite3.Connection, bucket: str, key: str) -> Record | None:
     row = connection.execute(
         "SELECT key, value, revision FROM records WHERE bucket = ? AND key = ?", (bucket, key)
@@ -126,13 +178,39 @@ def _get(connection: sqlite3.Connection, bucket: str, key: str) -> Record | None
     return Record(*row) if row else None
 
 
-def _list(connection: sqlite3.Connection, bucket: str, after: str, limit: int | None) -> Sequence[Record]:
+def _get_all(
+    connection: sqlite3.Connection, bucket: str, keys: Sequence[str], max_bytes: int
+) -> tuple[Sequence[Record], int]:
+    found: list[Record] = []
+    size = 0
+    for looked_at, key in enumerate(keys, 1):
+        record = _get(connection, bucket, key)
+        if record is not None:
+            found.append(record)
+            size += len(record.value)
+            if size >= max_bytes:
+                return found, looked_at
+    return found, len(keys)
+
+
+def _list(
+    connection: sqlite3.Connection, bucket: str, after: str, limit: int | None, max_bytes: int | None
+) -> Sequence[Record]:
     rows = connection.execute(
         f"SELECT key, value, revision FROM records WHERE bucket = ? {'AND key > ?' if after else ''}"  # noqa: S608
         " ORDER BY key LIMIT ?",
         (bucket, *([after] if after else []), -1 if limit is None else limit),
     )
-    return [Record(*row) for row in rows]
+    found: list[Record] = []
+    size = 0
+    # SQLite reads a row when it is asked for, so what does not fit into the page is never in memory.
+    for row in rows:
+        found.append(Record(*row))
+        size += len(row[1])
+        if max_bytes is not None and size >= max_bytes:
+            break
+    rows.close()
+    return found
 
 
 def _next(connection: sqlite3.Connection, bucket: str, key: str, expected: int | None) -> int:
@@ -146,6 +224,14 @@ def _next(connection: sqlite3.Connection, bucket: str, key: str, expected: int |
     connection.execute("UPDATE revision SET last = last + 1")
     new: int = connection.execute("SELECT last FROM revision").fetchone()[0]
     return new
+
+
+def _change(connection: sqlite3.Connection, change: Change) -> int:
+    if change.value is not None:
+        return _put(connection, change.bucket, change.key, change.value, change.revision)
+    revision = _next(connection, change.bucket, change.key, change.revision)
+    connection.execute("DELETE FROM records WHERE bucket = ? AND key = ?", (change.bucket, change.key))
+    return revision
 
 
 def _put(connection: sqlite3.Connection, bucket: str, key: str, value: bytes, revision: int | None) -> int:
@@ -168,6 +254,11 @@ def _append(connection: sqlite3.Connection, entry: AuditEntry) -> None:
     added = connection.execute(
         "INSERT INTO audit (at, actor, action, target, origin, status, code, request_id)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (clock.rfc3339(entry.at), *entry[2:]),
+        (clock.rfc3339(entry.at), *(_short(one) if isinstance(one, str) else one for one in entry[2:])),
     )
     connection.execute("DELETE FROM audit WHERE id <= ?", ((added.lastrowid or 0) - _KEPT_AUDIT_ENTRIES,))
+
+
+def _short(text: str) -> str:
+    """A path may have 8 KiB, and fifty thousand of them are kept."""
+    return text if len(text) <= _MAX_AUDIT_TEXT else f"{text[: _MAX_AUDIT_TEXT - 1]}…"

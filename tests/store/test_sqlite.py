@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homed.errors import StoreError
-from homed.store import sqlite
-from homed.store.base import AuditEntry, RevisionError
+from homed.store import base, migrations, sqlite
+from homed.store.base import AuditEntry, Change, RevisionError
 from homed.store.sqlite import SqliteStore
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -94,6 +94,76 @@ async def test_a_list_can_be_had_in_pages(store: SqliteStore) -> None:
     assert found == sorted(keys)
     assert [r.key for r in await store.list("one", after="b")] == ["z", "é", "\U0001f600"]
     assert list(await store.list("one", limit=0)) == []
+
+
+async def test_a_page_holds_one_record_more_than_its_bytes_allow_at_most(store: SqliteStore) -> None:
+    await store.put_all("one", [(f"{i:02}", bytes(300), 0) for i in range(10)])
+    await store.put("one", "05", bytes(5000), None)
+    sizes = [[len(r.value) for r in page] async for page in base.pages(store, "one", 1000)]
+    assert sizes == [[300] * 4, [300, 5000], [300] * 4]
+    assert [r.key async for r in base.records(store, "one")] == [f"{i:02}" for i in range(10)]
+    assert [r.key for r in await store.list("one", limit=2, max_bytes=10_000)] == ["00", "01"]
+
+
+async def test_several_are_read_at_once_up_to_so_many_bytes(store: SqliteStore) -> None:
+    await store.put_all("one", [(key, bytes(400), 0) for key in "abcd"])
+    found, looked_at = await store.get_all("one", ["d", "none", "a", "b"], 800)
+    assert ([r.key for r in found], looked_at) == (["d", "a"], 3)
+    assert await store.get_all("one", [], 1) == ([], 0)
+    found, looked_at = await store.get_all("one", ["none", "b"], 800)
+    assert ([r.key for r in found], looked_at) == (["b"], 2)
+
+
+async def test_writes_in_several_buckets_are_done_together_or_not_at_all(store: SqliteStore) -> None:
+    first = await store.write([Change("one", "k", b"1", 0), Change("two", "k", b"2"), Change("two", "gone", None)])
+    assert first == sorted(first)
+    assert await store.get("one", "k") == ("k", b"1", first[0])
+    with pytest.raises(RevisionError):
+        await store.write([Change("two", "k", None), Change("two", "new", b""), Change("one", "k", b"2", 0)])
+    assert await store.get("two", "k") == ("k", b"2", first[1])
+    assert await store.get("two", "new") is None
+    await store.write([Change("two", "k", None, first[1])])
+    assert await store.get("two", "k") is None
+
+
+async def test_the_space_of_what_was_deleted_is_given_back(store: SqliteStore, tmp_path: Path) -> None:
+    path = tmp_path / "homed.db"
+    await store.put_all("b", [(f"{i}", bytes(1 << 20), 0) for i in range(20)])
+    await store.delete_all("b", [f"{i}" for i in range(19)])
+    before = await store.give_back(1)
+    assert before > 18 << 20
+    assert await store.give_back(4 << 20) < before - (3 << 20)
+    while await store.give_back(4 << 20):
+        pass
+    await store.close()
+    assert path.stat().st_size < 3 << 20
+
+
+async def test_a_database_of_an_older_homed_gives_space_back_too(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("PRAGMA journal_mode = WAL")
+        migrations.migrate(old, {1: migrations.steps()[1]})
+        for i in range(200):
+            old.execute("INSERT INTO records VALUES ('b', ?, ?, ?)", (f"{i}", bytes(1 << 16), i))
+        old.execute("DELETE FROM records WHERE key <> '7'")
+        old.commit()
+    assert path.stat().st_size > 12 << 20
+    store = SqliteStore(path)
+    await store.open()
+    assert [(r.key, r.value, r.revision) for r in await store.list("b")] == [("7", bytes(1 << 16), 7)]
+    await store.put_all("b", [(f"more{i}", bytes(1 << 20), 0) for i in range(5)])
+    await store.delete_all("b", [f"more{i}" for i in range(5)])
+    while await store.give_back(1 << 20):
+        pass
+    await store.close()
+    assert path.stat().st_size < 1 << 20
+
+
+async def test_a_path_in_the_account_of_changes_is_bounded(store: SqliteStore) -> None:
+    await store.append(entry(target="/" + "x" * 8000))
+    (found,) = await store.entries(1, None)
+    assert found.target == "/" + "x" * 510 + "…"
 
 
 async def test_several_are_deleted_at_once_whether_or_not_they_are_there(store: SqliteStore) -> None:
