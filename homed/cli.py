@@ -66,13 +66,34 @@ def _leave(code: int) -> None:
             os._exit(code)
 
 
+def absolute(text: str) -> Path:
+    """A path of the command line, for good: what works with it later may begin elsewhere."""
+    return Path(text).absolute()
+
+
+def _settings(options: argparse.Namespace, *, read_only: bool = False) -> "Settings":
+    """The configuration of a command. A file that was named must be there: without it the defaults would count."""
+    from homed import config
+    from homed.config import overrides
+    from homed.settings import Settings
+
+    flags = {name: value for name in ("host", "port") if (value := getattr(options, name, None)) is not None}
+    override = config.merge(overrides.from_environment(os.environ), {"api": flags} if flags else {})
+    return Settings(
+        options.config or _CONFIG, options.state / "config.json",
+        override=override, must_exist=options.config is not None, read_only=read_only,
+    )  # fmt: skip
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="homed", description="The daemon on each board of an edge appliance.")
     parser.add_argument("--version", action="version", version=f"homed {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     state = Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or _STATE)
-    common.add_argument("--config", type=Path, default=_CONFIG, help=f"the TOML file (default: {_CONFIG})")
-    common.add_argument("--state", type=Path, default=state, help=f"the state directory (default: {state})")
+    common.add_argument("--config", type=absolute, help=f"the TOML file (default: {_CONFIG}, if it is there)")
+    common.add_argument(
+        "--state", type=absolute, default=state.absolute(), help=f"the state directory (default: {state})"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[common], help="run the daemon")
@@ -125,17 +146,13 @@ def _more_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     from homed.host import notify
-    from homed.settings import Settings
     from homed.state import StateDirectory
 
-    given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
-    override = {"api": given} if given else None
     notifier = notify.Notifier()
     try:
         # Before the configuration: what was changed over the API is part of the state.
         with StateDirectory(options.state) as state:
-            settings = Settings(options.config, options.state / "config.json", override=override)
-            return _run_daemon(settings, state, notifier)
+            return _run_daemon(_settings(options), state, notifier)
     except HomedError as error:
         notifier.status(f"Cannot start: {error.message}")
         raise
@@ -175,22 +192,22 @@ def _backup_worker(arguments: Sequence[str]) -> int:
 
 def _check_config(options: argparse.Namespace) -> int:
     from homed.backups import schedules
-    from homed.settings import Settings
 
-    config = Settings(options.config, options.state / "config.json").current
+    settings = _settings(options, read_only=True)
     try:
-        schedules.check(config.backups.schedules)
+        schedules.check(settings.current.backups.schedules)
     except ValidationError as error:
-        raise ConfigError(f"{options.config}: {error.message}") from error
-    print(f"{options.config}: right")
+        raise ConfigError(f"{settings.file}: {error.message}") from error
+    if settings.trouble:
+        raise ConfigError(settings.trouble)
+    print(f"{settings.file}: right")
     return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from homed import doctor
-    from homed.settings import Settings
 
-    config = Settings(options.config, options.state / "config.json").current.updates
+    config = _settings(options, read_only=True).current.updates
     findings = _await(doctor.examine(config))
     for level, about, text in findings:
         print(f"{level:8} {about}: {text}")

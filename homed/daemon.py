@@ -141,6 +141,7 @@ class Daemon:
             boot.boot_id(),
             boot.boot_clock,
         )
+        self.health.add("configuration", self._settings.component)
         self.health.add("updates", lambda: parts.tell(self.updates))
         self.backups = self._backups(config)
         self.health.add("backups", self.backups.tell)

@@ -148,6 +148,14 @@ class StoreError(HomedError):
     grpc = "INTERNAL"
 
 
+class StateUnavailableError(StoreError):
+    """The state is not what it should be (missing, damaged, read-only): changes are refused until it is."""
+
+    code = "STATE_UNAVAILABLE"
+    status = 503
+    grpc = "UNAVAILABLE"
+
+
 class BusUnavailableError(HomedError):
     """The system bus cannot be reached now."""
 

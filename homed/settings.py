@@ -1,15 +1,21 @@
 """The configuration in force: changed as a whole or not at all, kept on disk, told to whom it concerns."""
 
+import contextlib
+import errno
 import json
 import logging
+import os
 import threading
+import time
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from homed import atomic, config
 from homed.config import Config
-from homed.errors import ConfigError, FieldError, HomedError, StoreError, ValidationError
+from homed.errors import ConfigError, FieldError, HomedError, StateUnavailableError, StoreError, ValidationError
+from homed.health import Component, Level
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +26,29 @@ Check = Callable[[Config], None]
 class Settings:
     """Holds the configuration; `change` and `reload` check it whole before anything is changed.
 
+    `override` comes over the file and what the API stored, and is kept nowhere: the environment, and over it the
+    command line's flags. With `read_only` nothing is put right on the disk. `trouble` says if, and why, something that
+    the API stored is not in force.
     `checks` may refuse a configuration that is valid in itself (a listener without a key): they raise.
     """
 
-    def __init__(self, file: Path, overlay_file: Path, *, override: Mapping[str, Any] | None = None):
-        self._file = file
-        self._overlay_file = overlay_file
+    def __init__(
+        self,
+        file: Path,
+        overlay_file: Path,
+        *,
+        override: Mapping[str, Any] | None = None,
+        must_exist: bool = False,
+        read_only: bool = False,
+    ):
+        self._file = file.absolute()
+        self._overlay_file = overlay_file.absolute()
+        self._read_only = read_only
         self._override = dict(override or {})
-        merged, self._base, self._overlay = config.load(file, overlay_file)
-        self.current = self._checked(self._base, self._overlay) if self._override else merged
+        self._base = config.read_file(file, must_exist=must_exist)
+        self.trouble = ""
+        self._overlay = self._stored()
+        self.current = self._effective(self._checked(self._base, self._overlay), self._base, self._overlay)
         self._started = self.current
         self._before: tuple[dict[str, Any], dict[str, Any], Config] | None = None
         self._listeners: list[Listener] = []
@@ -40,6 +60,17 @@ class Settings:
     def file(self) -> Path:
         """The owner's file."""
         return self._file
+
+    @property
+    def set_aside(self) -> Path:
+        """The overlay that was found broken at a start."""
+        return self._overlay_file.with_name(f"{self._overlay_file.name}.bad")
+
+    def component(self) -> Component:
+        """Report for /health whether all that the API stored is in force."""
+        if self.trouble:
+            return Component(Level.DEGRADED, self.trouble, needed=False)
+        return Component(Level.HEALTHY, needed=False)
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called with every later configuration."""
@@ -59,11 +90,19 @@ class Settings:
         with self._lock:
             return self._change(change)
 
+    def overridden(self, change: Mapping[str, Any]) -> list[str]:
+        """List the fields of a change that are hidden by the command line or the environment."""
+        above = tuple(config.paths_of(self._override))
+        return sorted(path for path in config.paths_of(change) if config.under(path, above))
+
     def _change(self, change: Mapping[str, Any]) -> list[str]:
         over = config.merge(self._overlay, change)
-        new = self._checked(self._base, over)
-        changed = config.changed_fields(self.current, new)
+        # As if there were no flags: a start without them must find it valid.
+        stored = self._checked(self._base, over)
+        changed = config.changed_fields(self._checked(self._base, self._overlay), stored)
         refused = [path for path in changed if config.under(path, config.FILE_ONLY)]
+        # What is shown may be sent back, also what the environment or a flag says.
+        refused = [path for path in refused if not self._shows(path, stored)]
         if refused:
             raise ConfigError(
                 f"{', '.join(refused)} can be set in {self._file} only",
@@ -71,12 +110,16 @@ class Settings:
             )
         # Sent back as they were read, they would outlive a later change of the file.
         over = config.without(over, config.FILE_ONLY)
-        for check in self._checks:
-            check(new)
+        stored = self._checked(self._base, over)
+        new = self._effective(stored, self._base, over)
+        self._ask_checks(stored, new)
         self._write_overlay(_shown(over))
         self._overlay = over
         self.current = new
         return self.restart_required()
+
+    def _shows(self, path: str, stored: Config) -> bool:
+        return config.value_at(stored, path) == config.value_at(self.current, path)
 
     def reload(self) -> list[str]:
         """Read both files anew. ConfigError leaves everything as it was."""
@@ -84,35 +127,64 @@ class Settings:
             return self._reload()
 
     def _reload(self) -> list[str]:
-        _, base, over = config.load(self._file, self._overlay_file)
-        new = self._checked(base, over)
-        for check in self._checks:
-            check(new)
+        stored, base, over = config.load(self._file, self._overlay_file)
+        new = self._effective(stored, base, over)
+        self._ask_checks(stored, new)
         self._base, self._overlay, self.current = base, over, new
         return self.restart_required()
 
     def try_out(self, file: Path | None, overlay: Path) -> None:
-        """ConfigError where these two files (None: the owner's file as it is) could not be in force here."""
-        _, base, over = config.load(file or self._file, overlay)
-        new = self._checked(base, over)
-        for check in self._checks:
-            check(new)
+        """ConfigError if these two files (None: the owner's file as it is) could not be in force here."""
+        stored, base, over = config.load(file or self._file, overlay)
+        self._ask_checks(stored, self._effective(stored, base, over))
 
-    def restore(self, overlay: bytes | None) -> list[str]:
-        """Take another overlay (JSON; None: none) over the file as it is now, as from a backup.
+    def plan_restore(self, file: Path, overlay: Path) -> list[str]:
+        """Check that `restore` can take a backup's file and overlay, and list the settings it would leave as they are
+        here, although that file says otherwise: those that the owner's file alone may set. ConfigError.
+        """
+        _, restored, given = config.load(file, overlay)
+        base = config.read_file(self._file)
+        over = config.carried_over(base, restored, given)
+        stored = self._try(base, over, file)
+        self._ask_checks(stored, self._effective(stored, base, over))
+        return config.file_only_changes(base, restored)
 
-        The answer: which fields need a restart. ConfigError or StoreError leave everything as it was.
+    def _try(self, base: Mapping[str, Any], over: Mapping[str, Any], file: Path) -> Config:
+        try:
+            return self._checked(base, over)
+        except ValidationError as error:
+            raise ConfigError(f"{file} over {self._file}: {error.message}") from error
+
+    def restore(self, overlay: bytes | None, file: bytes | None = None) -> list[str]:
+        """Take another overlay (JSON; None: none), as from a backup, over the owner's file, which stays as it is.
+
+        With `file`, what that owner's file (TOML) says is taken into the overlay too, but for what the file alone may
+        set. The answer: which fields need a restart. ConfigError or StoreError leave everything as it was.
         """
         with self._lock:
             before = self._base, self._overlay, self.current
+            data = overlay or b"{}\n"
+            if file is not None:
+                data = self._carried_over(file, data)
             try:
-                self._write_overlay(overlay or b"{}\n")
+                self._write_overlay(data)
                 restart = self._reload()
             except HomedError:
                 self._write_overlay(_shown(before[1]))
                 raise
             self._before = before
             return restart
+
+    def _carried_over(self, file: bytes, overlay: bytes) -> bytes:
+        try:
+            over = json.loads(overlay)
+            if not isinstance(over, dict):
+                raise ConfigError("the overlay in the backup is not a JSON object")
+            return _shown(config.carried_over(config.read_file(self._file), tomllib.loads(file.decode()), over))
+        except ValidationError as error:
+            raise ConfigError(f"the configuration in the backup cannot be in force here: {error.message}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"the configuration in the backup cannot be read: {error}") from error
 
     def take_back(self) -> None:
         """Undo the last `restore`: the file is put back by who has changed it."""
@@ -122,12 +194,64 @@ class Settings:
                 self._base, self._overlay, self.current = self._before
                 self._before = None
 
+    def _stored(self) -> dict[str, Any]:
+        """Read the overlay at the start. What is wrong in it must not keep homed from its containers: the file is set
+        aside, and what is right in it stays in force.
+        """
+        try:
+            _, _, over = config.load(self._file, self._overlay_file)
+        except ConfigError as error:
+            return self._salvage(error)
+        if os.path.lexists(self.set_aside):
+            self.trouble = f"settings that the API had stored were broken: look at {self.set_aside}, and remove it"
+        return over
+
+    def _salvage(self, error: ConfigError) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        dropped: list[str] = []
+        with contextlib.suppress(ConfigError):
+            over = config.without(config.read_overlay(self._overlay_file), config.FILE_ONLY)
+            kept, dropped = config.usable(self._base, over)
+        lost = f"not in force: {', '.join(dropped)}" if dropped else "none of them is in force"
+        self.trouble = f"settings that were stored over the API are broken ({error.message}); {lost}"
+        log.error("%s", self.trouble[:1].upper() + self.trouble[1:])
+        if self._read_only:
+            return kept
+        try:
+            if self.set_aside.is_dir():  # nothing else could take its place
+                os.rename(self.set_aside, self.set_aside.with_name(f"{self.set_aside.name}-{int(time.time())}"))
+            os.replace(self._overlay_file, self.set_aside)
+            self.trouble += f"; the file is kept as {self.set_aside}: remove it when it is dealt with"
+            if kept:
+                atomic.write(self._overlay_file, _shown(kept))
+        except OSError as failure:
+            log.warning("%s cannot be set aside: %s", self._overlay_file, failure)
+        return kept
+
+    def drop(self, prefixes: tuple[str, ...], why: str) -> bool:
+        """Leave out of force what the API stored of these settings: at a start that would fail with them.
+
+        Return whether there was anything.
+        """
+        with self._lock:
+            over = config.without(self._overlay, prefixes)
+            if over == self._overlay:
+                return False
+            stored = self._checked(self._base, over)
+            self.current = self._started = self._effective(stored, self._base, over)
+            self._overlay = over
+            self.trouble = "; ".join(part for part in (self.trouble, why) if part)
+            return True
+
     def _write_overlay(self, data: bytes) -> None:
         try:
             self._overlay_file.parent.mkdir(parents=True, exist_ok=True)
             atomic.write(self._overlay_file, data)
         except OSError as error:
-            raise StoreError(f"{self._overlay_file}: cannot be written: {error}", code="CONFIG_NOT_SAVED") from error
+            said = f"{self._overlay_file}: cannot be written: {error}"
+            if error.errno == errno.EROFS:
+                raise StateUnavailableError(said, code="STATE_READ_ONLY") from error
+            raise StoreError(said, code="CONFIG_NOT_SAVED") from error
 
     def apply(self) -> None:
         """Tell the listeners what is in force now."""
@@ -140,7 +264,20 @@ class Settings:
         return sorted(path for path in fields if config.under(path, config.NEEDS_RESTART))
 
     def _checked(self, base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
+        """What is stored, as if there were no flags. ValidationError."""
+        return config.check(config.merge(base, over))
+
+    def _effective(self, stored: Config, base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
+        """What is in force. ValidationError if it cannot be with what the environment and the flags say."""
+        if not self._override:
+            return stored
         return config.check(config.merge(config.merge(base, over), self._override))
+
+    def _ask_checks(self, stored: Config, new: Config) -> None:
+        for check in self._checks:
+            check(stored)
+            if new is not stored:
+                check(new)
 
 
 def _shown(overlay: Mapping[str, Any]) -> bytes:

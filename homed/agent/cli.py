@@ -23,11 +23,16 @@ def add(commands: Any) -> None:
     )
     worker.add_argument("--server", required=True, help="where that homed listens, like http://board:8080")
     worker.add_argument("--id", help="the worker's id (default: a new one, which it keeps)")
-    worker.add_argument("--key-file", type=Path, help="a file that holds an API key of the scope operate")
+    worker.add_argument("--key-file", type=_path, help="a file that holds an API key of the scope operate")
     worker.add_argument("--slots", type=_slots, default=1, help="how many jobs to run at once (default: 1)")
-    worker.add_argument("--work", type=Path, default=work, help=f"the folder to work in (default: {work})")
-    worker.add_argument("--ca", type=Path, help="a file with the certificates that the server's must be signed by")
+    worker.add_argument("--work", type=_path, default=work.absolute(), help=f"the folder to work in (default: {work})")
+    worker.add_argument("--ca", type=_path, help="a file with the certificates that the server's must be signed by")
     worker.set_defaults(run=_run)
+
+
+def _path(text: str) -> Path:
+    """Absolute: jobs run in directories of their own."""
+    return Path(text).absolute()
 
 
 def _slots(text: str) -> int:

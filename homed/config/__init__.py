@@ -1,7 +1,8 @@
 """The configuration: what may be set, its defaults and bounds, and how files become one checked value.
 
 Two layers are merged and then checked whole: the owner's TOML file, and over it the overlay (JSON) that holds
-what was changed through the API. Nothing here touches the running daemon: see `settings.py`.
+what was changed through the API; what comes over both is in `overrides.py`. Nothing here touches the running daemon:
+see `settings.py`.
 """
 
 import json
@@ -16,9 +17,18 @@ import msgspec
 from msgspec import Meta
 
 from homed import validation
+from homed.config.address import NO_HOST, is_host
+from homed.config.address import parse_address as parse_address
 from homed.config.backups import Backups
 from homed.config.jobs import Jobs
 from homed.config.section import Section
+from homed.config.trees import changed_fields as changed_fields
+from homed.config.trees import merge as merge
+from homed.config.trees import paths_of as paths_of
+from homed.config.trees import set_at
+from homed.config.trees import under as under
+from homed.config.trees import value_at as value_at
+from homed.config.trees import without as without
 from homed.errors import ConfigError, FieldError, ValidationError
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -96,7 +106,7 @@ class Api(Section, frozen=True):
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        errors = self.partial_errors({"cors_origins": self.cors_origins, "listen": self.listen})
+        errors = self.partial_errors({"host": self.host, "cors_origins": self.cors_origins, "listen": self.listen})
         if errors:
             raise ValidationError(errors)
 
@@ -113,6 +123,8 @@ class Api(Section, frozen=True):
                 parse_address(address)
             except ValueError as error:
                 errors.append(FieldError(f"listen[{i}]", str(error)))
+        if "host" in values and not is_host(values["host"]):
+            errors.append(FieldError("host", NO_HOST))
         return errors
 
 
@@ -124,6 +136,10 @@ class Monitoring(Section, frozen=True):
     metrics_port: Port | None = None
     health_check_interval: Annotated[float, Meta(ge=1, le=3600)] = 30
     stats_interval: Annotated[float, Meta(ge=1, le=3600)] = 30
+
+    def __post_init__(self) -> None:
+        if not is_host(self.metrics_host):
+            raise ValidationError([FieldError("metrics_host", NO_HOST)])
 
 
 class Containers(Section, frozen=True):
@@ -237,54 +253,20 @@ FILE_ONLY = (
 )
 
 
-def parse_address(text: str) -> tuple[str, int | None]:
-    """`host:port`, `[v6]:port` or `unix:/path` (its port is None). ValueError where it is none of these."""
-    if text.startswith("unix:/"):
-        return text, None
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError("must be host:port, [address]:port or unix:/path")
-    return host.strip("[]"), int(port)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep merge: tables merge, anything else in `over` wins, and None in `over` takes the field out.
-
-    So a None in a change to the overlay makes the field go back to what the file says.
-    """
-    merged = dict(base)
-    for key, value in over.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping):
-            below = merged.get(key)
-            merged[key] = merge(below if isinstance(below, Mapping) else {}, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def without(data: Mapping[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
-    """The data without the fields at these dotted paths."""
-    kept: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in paths:
-            continue
-        below = tuple(path.removeprefix(f"{key}.") for path in paths if path.startswith(f"{key}."))
-        kept[key] = without(value, below) if below and isinstance(value, Mapping) else value
-    return kept
-
-
 def check(data: Mapping[str, Any]) -> Config:
     """Plain data into a Config; ValidationError names every wrong field."""
     return validation.convert(data, Config)
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The owner's file; a file that is not there is empty. ConfigError says the line and what is wrong."""
+def read_file(path: Path, *, must_exist: bool = False) -> dict[str, Any]:
+    """Read the owner's file; a missing one is empty unless it `must_exist`. ConfigError names the line."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if must_exist:
+            raise ConfigError(
+                f"{path} does not exist: name the file that holds the configuration, or leave --config out"
+            ) from error
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
@@ -315,7 +297,7 @@ def read_overlay(path: Path) -> dict[str, Any]:
 def load(file: Path, overlay_file: Path) -> tuple[Config, dict[str, Any], dict[str, Any]]:
     """Both layers, checked alone and merged: (the configuration, the file's data, the overlay's data)."""
     base = read_file(file)
-    over = read_overlay(overlay_file)
+    over = without(read_overlay(overlay_file), FILE_ONLY)
     try:
         return check(merge(base, over)), base, over
     except ValidationError as error:
@@ -323,18 +305,46 @@ def load(file: Path, overlay_file: Path) -> tuple[Config, dict[str, Any], dict[s
         raise ConfigError(f"{overlay_file} over {file}: " + "; ".join(_located(text, error))) from error
 
 
-def changed_fields(old: object, new: object, path: str = "") -> Iterator[str]:
-    """The dotted paths of the fields that differ between two values of the configuration."""
-    if isinstance(old, Section) and isinstance(new, Section):
-        for field in msgspec.structs.fields(type(old)):
-            below = f"{path}.{field.name}" if path else field.name
-            yield from changed_fields(getattr(old, field.name), getattr(new, field.name), below)
-    elif old != new:
-        yield path
+def usable(base: Mapping[str, Any], over: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the part of an overlay that is valid over the file, and the paths of the fields that are not.
+
+    A value may be wrong only beside another one: then its whole section goes, and last of all the whole overlay.
+    """
+    kept, dropped = dict(over), list[str]()
+    for depth in (None, 1):
+        try:
+            check(merge(base, kept))
+        except ValidationError as error:
+            named = {re.sub(r"\[.*", "", wrong.field) for wrong in error.errors if wrong.field}
+            paths = {path if depth is None else path.split(".")[0] for path in named}
+            kept = without(kept, tuple(paths))
+            dropped += sorted(paths)
+        else:
+            return kept, dropped
+    try:
+        check(merge(base, kept))
+    except ValidationError:
+        return {}, sorted(over)
+    return kept, dropped
 
 
-def under(path: str, prefixes: tuple[str, ...]) -> bool:
-    return any(path == prefix or path.startswith(f"{prefix}.") for prefix in prefixes)
+def file_only_changes(current: Mapping[str, Any], restored: Mapping[str, Any]) -> list[str]:
+    """List the settings, settable in the file only, that another file would change. ValidationError."""
+    changed = changed_fields(check(current), check(restored))
+    return sorted(path for path in changed if under(path, FILE_ONLY))
+
+
+def carried_over(current: Mapping[str, Any], restored: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overlay that gives, over the current file, what a restored file and its overlay say.
+
+    Settings that only the file may hold are left out: they keep their present value. ValidationError.
+    """
+    wanted = check(merge(restored, without(over, FILE_ONLY)))
+    found: dict[str, Any] = {}
+    for path in changed_fields(check(current), wanted):
+        if not under(path, FILE_ONLY):
+            set_at(found, path, msgspec.to_builtins(value_at(wanted, path)))
+    return found
 
 
 def _located(text: str, error: ValidationError) -> Iterator[str]:

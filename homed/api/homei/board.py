@@ -61,11 +61,14 @@ class ConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ConfigChanged(msgspec.Struct, frozen=True):
-    """`restart_required` lists the fields that take effect at the next start."""
+    """`restart_required` lists the fields that take effect at the next start; `overridden` those that were stored and
+    have no effect as long as a flag or the environment says otherwise.
+    """
 
     status: str
     message: str
     restart_required: Sequence[str]
+    overridden: Sequence[str]
 
 
 class Extras:
@@ -163,7 +166,8 @@ class _Resource:
             restart = await asyncio.get_running_loop().run_in_executor(None, self._settings.change, change)
             self._settings.apply()
         self._events.publish("config.updated", {"restart_required": restart})
-        return ConfigChanged("updated", "Configuration updated successfully", restart)
+        overridden = self._settings.overridden(change)
+        return ConfigChanged("updated", "Configuration updated successfully", restart, overridden)
 
 
 def shown(config: Config, version: str) -> dict[str, Any]:
