@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, assert_never
 from homed.config.jobs import Jobs as Config
 from homed.errors import JobError
 from homed.jobs.records import Archive, Command, Job, Script, Task
+from homed.jobs.scripts import normal_lines, normal_script
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHELL = "/bin/sh"
@@ -61,9 +62,9 @@ def launch(job: Job, place: Place, config: Config) -> Launch:
     bare = Launch((), environment, place.home, user=job.user or config.user)
     match job.work:
         case Command():
-            made = bare._replace(argv=(SHELL, "-c", job.work.line))
+            made = bare._replace(argv=(SHELL, "-c", normal_lines(job.work.line)))
         case Script():
-            script = File(place.files / "script", job.work.script.encode())
+            script = File(place.files / "script", normal_script(job.work.script, job.work.shell).encode())
             argv = (_interpreter(job.work.shell), str(script.path))
             made = bare._replace(argv=argv, files=(script,), reads=(script.path,))
         case Archive():
@@ -72,7 +73,7 @@ def launch(job: Job, place: Place, config: Config) -> Launch:
             archive = place.uploads / (name if name not in ("", "..") else "none")
             limits = (str(config.workers.unpacked_limit), str(config.workers.members))
             # A page's form ends lines as the network does.
-            lines = job.work.command.replace("\r\n", "\n")
+            lines = normal_lines(job.work.command)
             made = bare._replace(argv=_inside("archive", *limits, lines), stdin=archive, own=True)
         case Task():
             made = _task(job.work, bare, place)
@@ -117,7 +118,7 @@ def _command(payload: Mapping[str, Any], path: str) -> tuple[str, ...]:
     """A line for the shell; with arguments in a list, a program that gets them as they are."""
     command, arguments = payload["command"], payload.get("args")
     if not isinstance(arguments, list | tuple):
-        return (SHELL, "-c", f"{command} {arguments}" if arguments else command)
+        return (SHELL, "-c", normal_lines(f"{command} {arguments}" if arguments else command))
     program = shutil.which(command, path=path)
     if program is None:
         raise JobError(f"there is no program {command!r} here", code="JOB_NOT_STARTED")

@@ -97,6 +97,8 @@ def _explained(job: Job, state: State, result: Result) -> Result:
     if state in (State.CANCELLED, State.TIMED_OUT):
         code = "CANCELLED" if state is State.CANCELLED else "TIMEOUT"
         said = job.why or result.error or ("it was cancelled" if state is State.CANCELLED else "it took too long")
+        if job.why and result.code == "JOB_NOT_ENDED":
+            said = f"{job.why}; {result.error}"
         return msgspec.structs.replace(result, code=code, error=said)
     if result.code:
         return result

@@ -98,3 +98,14 @@ def test_a_payload_is_not_changed() -> None:
     payload: dict[str, Any] = {"command": "x", "env": {"A": "1"}}
     launch(job(Task("command", payload)), _PLACE, Config())
     assert payload == {"command": "x", "env": {"A": "1"}}
+
+
+def test_text_from_windows_runs_as_it_was_meant() -> None:
+    for work, at in (
+        (Command("\ufeffecho hi\r\n"), -1),
+        (Task("command", {"command": "echo hi\r\n"}), -1),
+        (Archive("echo hi\r\n", "/uploads/1-a.zip", "a.zip"), -1),
+    ):
+        assert launch(job(work), _PLACE, Config()).argv[at] == "echo hi\n"
+    made = launch(job(Script("\ufeffecho hi\r\n", "bash")), _PLACE, Config())
+    assert made.files[0].content == b"echo hi\n"

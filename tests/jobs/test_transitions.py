@@ -104,3 +104,17 @@ def test_a_retry_by_hand_begins_with_all_its_tries() -> None:
 def test_a_record_is_read_as_it_was_written() -> None:
     made = job(metadata={"created_by": "api"}, result=Result(exit_code=0, data={"x": [1]}))
     assert decode(encode(made)) == made
+
+
+def test_a_job_that_was_to_end_and_runs_on_says_so() -> None:
+    result = Result(code="JOB_NOT_ENDED", error="2 of its processes run on at its host")
+    ended = concluded(
+        job(asked_to_end=State.CANCELLED, why="it was cancelled by an admin"),
+        result,
+        datetime.now(UTC),
+        size=0,
+        delay=1,
+    )
+    assert ended.state is State.CANCELLED
+    assert ended.result is not None
+    assert ended.result.error == "it was cancelled by an admin; 2 of its processes run on at its host"

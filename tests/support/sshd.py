@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,19 @@ _DEADLINE = 30
 
 
 ACCOUNT, PASSWORD = "homed-guest", "correct horse"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user that this sshd alone knows."""
+
+    name: str
+    number: int
+    shell: str = "/bin/sh"
+    home: str = "/tmp"
+
+
+_GUEST = Account(ACCOUNT, 64123)
 
 
 @dataclass(frozen=True)
@@ -60,10 +73,12 @@ def keypair(folder: Path, name: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def sshd(
-    folder: Path, *, shell: bool = True, passwords: bool = False, port: int = 0, lines: str = ""
-) -> Iterator[Sshd]:
+    folder: Path, *, shell: bool = True, passwords: bool = False, port: int = 0, lines: str = "",
+    accounts: Sequence["Account"] = (),
+) -> Iterator[Sshd]:  # fmt: skip
     """Without a `shell` it serves SFTP alone, as storage that is rented does. With `passwords` it knows an account more
-    than the machine, ACCOUNT with PASSWORD. `lines` go before all others of its configuration.
+    than the machine, ACCOUNT with PASSWORD; and `accounts`, which log in by the key. `lines` go before all others of
+    its configuration.
     """
     _, public = keypair(folder, "host")
     key, authorized = keypair(folder, "client")
@@ -76,7 +91,8 @@ def sshd(
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     command = [_program(), "-D", "-e", "-f", str(config)]
     with log.open("wb") as out:
-        process = subprocess.Popen([*_with_account(folder), *command] if passwords else command, stdout=out, stderr=out)
+        known = [*([_GUEST] if passwords else []), *accounts]
+        process = subprocess.Popen([*_with_accounts(folder, known), *command], stdout=out, stderr=out)
     try:
         until("sshd's port", lambda: _listens(port, process, log), deadline=_DEADLINE)
         yield Sshd(port, getpass.getuser(), public, key, log, process.pid)
@@ -85,18 +101,19 @@ def sshd(
         process.wait(_DEADLINE)
 
 
-def _with_account(folder: Path) -> list[str]:
-    """What a command begins with to see an account that the machine has not: in a mount namespace of its own."""
+def _with_accounts(folder: Path, accounts: Sequence["Account"]) -> list[str]:
+    """What a command begins with to see accounts that the machine has not: in a mount namespace of its own."""
+    if not accounts:
+        return []
     if os.geteuid() != 0:
         pytest.skip("an account of its own needs root")
     crypted = subprocess.run(
         ["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, check=True, capture_output=True, text=True
     ).stdout.strip()
-    for name, line in (
-        ("passwd", f"{ACCOUNT}:x:64123:65534::/tmp:/bin/sh\n"),
-        ("shadow", f"{ACCOUNT}:{crypted}:19000:0:99999:7:::\n"),
-    ):
-        (folder / name).write_text(Path("/etc", name).read_text() + line)
+    passwd = "".join(f"{one.name}:x:{one.number}:65534::{one.home}:{one.shell}\n" for one in accounts)
+    shadow = "".join(f"{one.name}:{crypted}:19000:0:99999:7:::\n" for one in accounts)
+    for name, lines in (("passwd", passwd), ("shadow", shadow)):
+        (folder / name).write_text(Path("/etc", name).read_text() + lines)
         (folder / name).chmod(0o644 if name == "passwd" else 0o600)
     binds = "; ".join(f"mount --bind '{folder}/{name}' /etc/{name}" for name in ("passwd", "shadow"))
     return ["unshare", "--mount", "sh", "-ec", f'{binds}; exec "$@"', "sh"]

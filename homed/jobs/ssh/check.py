@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from homed.errors import HomedError, NotFoundError
 from homed.jobs.hosts import Hosts
 from homed.jobs.ssh import connections as sessions
+from homed.jobs.ssh import remote
 from homed.jobs.ssh.connections import Connections
 
 if TYPE_CHECKING:
@@ -72,22 +73,23 @@ class Checks:
     async def _look(self, id: str) -> Checked:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._deadline), self._session(id) as session:
-                output, trouble = await sessions.run(session, _LONGEST)
+            order = remote.plain(COMMAND)
+            async with asyncio.timeout(self._deadline), self._session(id, order.command) as session:
+                output, trouble, began = await sessions.run(session, order, _LONGEST)
         except HomedError as error:
             return _down(id, error.message, error.code)
         except TimeoutError:
             return _down(id, f"it did not answer within {self._deadline:g} s", "HOST_UNREACHABLE")
-        if session.exit_code != 0:
+        if session.exit_code != 0 or not began:
             return _down(id, trouble.strip() or "it runs no commands", "HOST_REFUSED")
         took = round((time.monotonic() - started) * 1000)
         return Checked(id, Status.CONNECTED, took, output.strip(), "Connection successful")
 
     @contextlib.asynccontextmanager
-    async def _session(self, id: str) -> AsyncIterator["Session"]:
+    async def _session(self, id: str, command: str) -> AsyncIterator["Session"]:
         """Jobs that take all of a host's sessions say nothing against it."""
         how = self._connections.aside if self._connections.full(id) else self._connections.session
-        async with how(id, COMMAND) as session:
+        async with how(id, command) as session:
             yield session
 
 

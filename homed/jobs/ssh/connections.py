@@ -16,6 +16,8 @@ from homed.config.jobs import JobSsh
 from homed.errors import HostError
 from homed.jobs.hosts import Hosts
 from homed.jobs.ssh.line import Line
+from homed.jobs.ssh.listener import Listener
+from homed.jobs.ssh.remote import Order
 
 if TYPE_CHECKING:
     import asyncssh
@@ -223,13 +225,18 @@ class Connections:
         line.hang_up()
 
 
-async def run(session: "Session", most: int) -> tuple[str, str]:
-    """What a short command prints, `most` bytes of each stream at most, until it has ended."""
-    session.send(b"")
-    taken: dict[int, bytes] = {0: b"", 1: b""}
+async def run(session: "Session", order: Order, most: int) -> tuple[str, str, bool]:
+    """What a short text printed until it ended, `most` bytes of each stream, and whether it began: else it is what the
+    host's login shell said.
+    """
+    session.send(order.text)
+    listener, taken = Listener(order.key), {0: b"", 1: b""}
     while (piece := await session.next()) is not None:
-        taken[piece.stream] = (taken[piece.stream] + piece.data)[:most]
-    return taken[0].decode(errors="replace"), taken[1].decode(errors="replace")
+        data = listener.hear(piece.stream, piece.data)
+        taken[piece.stream] = (taken[piece.stream] + data)[:most]
+    if not listener.begun:
+        return "", listener.noise, False
+    return taken[0].decode(errors="replace"), taken[1].decode(errors="replace"), True
 
 
 async def _load() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from homed.errors import HomedError, JobError
-from homed.jobs.output.order import Stream
 from homed.jobs.ports import Attempt
 from homed.jobs.records import Command, Handle, Job, Result, Script
 from homed.jobs.ssh import connections as sessions
 from homed.jobs.ssh import remote
 from homed.jobs.ssh.connections import Connections
-from homed.jobs.ssh.remote import Order, Swept
+from homed.jobs.ssh.listener import Listener
+from homed.jobs.ssh.remote import Swept
 
 if TYPE_CHECKING:
     from homed.jobs.ssh.session import Session
@@ -26,12 +26,16 @@ _SAID: Final = 1024
 
 
 class _Running:
-    """`sent` from when the command may be at the host."""
+    """`sent` from when the command may be at the host; `killed` from when its end is brought about, `swept` is what
+    came of that.
+    """
 
     def __init__(self) -> None:
         self.work: asyncio.Task[Result] | None = None
         self.session: Session | None = None
         self.sent = False
+        self.killed = False
+        self.swept: Swept | None = None
 
 
 class SshRunner:
@@ -71,13 +75,15 @@ class SshRunner:
         if running is None or running.work is None or running.work.done():
             return
         session = running.session
+        running.killed = True
         if session is None:
             running.work.cancel()
             await asyncio.wait({running.work}, timeout=_REST)
             if running.sent:
                 await self._sweep(job)
             return
-        if await self._sweep(job) is None:
+        running.swept = await self._sweep(job)
+        if running.swept is None:
             session.kill("TERM")
             await asyncio.wait({running.work}, timeout=_REST)
         # Who carries no mark any more, but stayed in the session.
@@ -109,16 +115,37 @@ class SshRunner:
             running.session = session
             if session.open:
                 session.send(order.text)
-            refused = await self._take(session, attempt, order)
-            if refused:
-                return _refused(refused, job)
+            listener = Listener(order.key)
+            await self._take(session, attempt, listener)
+            if running.killed and (rest := await self._survivors(job, running)):
+                return Result(exit_code=session.exit_code, signal=session.signal, code="JOB_NOT_ENDED", error=rest)
             if session.lost:
                 return Result(code="SSH_LOST", error=f"the connection to its host was lost; {await self._rest(job)}")
+            if listener.refused:
+                return _refused(listener.refused, job)
+            if not listener.begun and not session.signal:
+                return _not_run(session, listener)
             return _result(session)
 
-    async def _take(self, session: "Session", attempt: Attempt, order: Order) -> str:
-        """Write down what it prints until it has ended. Returns the word with which it was refused, if it was."""
-        pump = asyncio.create_task(_pump(session, attempt, order.refusal))
+    async def _survivors(self, job: Job, running: _Running) -> str:
+        """What to say of processes that may have outlived a job that was asked to end; empty if none has."""
+        if running.swept is not None and not running.swept.left:
+            return ""
+        try:
+            async with asyncio.timeout(_SWEEPING):
+                swept = await self._swept(job)
+        except (HomedError, TimeoutError):
+            swept = None
+        if swept is None:
+            session = running.session
+            if session is not None and session.told and running.swept is None:
+                return "its first process ended; whether others of it run on at its host cannot be seen"
+            return "whether its processes run on at its host cannot be seen"
+        return f"{swept.left} of its processes run on at its host, and could not be ended" if swept.left else ""
+
+    async def _take(self, session: "Session", attempt: Attempt, listener: Listener) -> None:
+        """Write down what it prints until it has ended."""
+        pump = asyncio.create_task(_pump(session, attempt, listener))
         ended = asyncio.create_task(session.ended.wait())
         try:
             await asyncio.wait({pump, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +155,7 @@ class SshRunner:
                     await self._sweep(attempt.job)
                     await asyncio.wait({pump}, timeout=_REST)
                     session.close()
-            return await pump
+            await pump
         finally:
             pump.cancel()
             ended.cancel()
@@ -159,23 +186,30 @@ class SshRunner:
 
     async def _swept(self, job: Job) -> Swept | None:
         assert job.host is not None
-        async with self._connections.aside(job.host, remote.sweep(job)) as session:
-            said, _ = await sessions.run(session, _SAID)
+        order = remote.sweep(job)
+        async with self._connections.aside(job.host, order.command) as session:
+            said, _, _ = await sessions.run(session, order, _SAID)
         return remote.swept(said)
 
 
-async def _pump(session: "Session", attempt: Attempt, refusal: bytes) -> str:
+async def _pump(session: "Session", attempt: Attempt, listener: Listener) -> None:
     while (piece := await session.next()) is not None:
-        if piece.stream is Stream.STDERR and piece.data.startswith(refusal):
-            return piece.data.removeprefix(refusal).split(b"\n")[0].decode(errors="replace")
-        await attempt.output.write(piece.stream, piece.data)
-    return ""
+        if data := listener.hear(piece.stream, piece.data):
+            await attempt.output.write(piece.stream, data)
 
 
 def _refused(word: str, job: Job) -> Result:
     if word == "shell" and isinstance(job.work, Script):
         return Result(code="SHELL_NOT_FOUND", error=f"there is no {job.work.shell} at its host")
+    if word == "cut":
+        return Result(code="JOB_NOT_STARTED", error="its text did not reach its host whole")
     return Result(code="JOB_NOT_STARTED", error="its host has no room for the script in its temporary folder")
+
+
+def _not_run(session: "Session", listener: Listener) -> Result:
+    """The login shell has ended, and /bin/sh never began."""
+    said = f"it said: {listener.noise}" if listener.noise else f"it said nothing and ended with {session.exit_code}"
+    return Result(code="JOB_NOT_STARTED", error=f"the login shell at its host did not start /bin/sh to run it; {said}")
 
 
 def _result(session: "Session") -> Result:

@@ -4,6 +4,7 @@ What is printed faster than it is taken waits at the host: no more than a window
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -62,11 +63,12 @@ class Session(asyncssh.SSHClientSession[bytes]):
         return Piece(stream, taken)
 
     def send(self, data: bytes) -> None:
-        """All that the command gets on its standard input."""
+        """All that the command gets on its standard input, unless it has ended already."""
         assert self._channel is not None
-        if data:
-            self._channel.write(data)
-        self._channel.write_eof()
+        with contextlib.suppress(BrokenPipeError):
+            if data:
+                self._channel.write(data)
+            self._channel.write_eof()
 
     def kill(self, name: str) -> None:
         """Send a signal (`TERM`) to the command's process group, where the host can do that."""

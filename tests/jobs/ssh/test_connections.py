@@ -12,6 +12,7 @@ import pytest
 from homed.errors import HomedError, HostError, NotFoundError, ValidationError
 from homed.jobs.hosts import AuthType, Host, HostChange, NewHost
 from homed.jobs.records import Result
+from tests.support.ssh_server import by_sh
 from tests.support.ssh_world import SshWorld, ssh_world
 from tests.support.sshd import ACCOUNT, Sshd, keypair, sshd
 
@@ -55,12 +56,10 @@ async def test_a_password_by_questions_lets_homed_in(tmp_path: Path) -> None:
         def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
             return list(responses) == ["secret"]
 
-    async def answer(process: asyncssh.SSHServerProcess[str]) -> None:
-        process.stdout.write("in\n")
-        process.exit(0)
-
     key = asyncssh.generate_private_key("ssh-ed25519")
-    listener = await asyncssh.create_server(Asking, "127.0.0.1", 0, server_host_keys=[key], process_factory=answer)
+    listener = await asyncssh.create_server(
+        Asking, "127.0.0.1", 0, server_host_keys=[key], process_factory=by_sh, encoding=None
+    )
     async with listener, ssh_world(tmp_path) as world:
         host = await world.hosts.create(
             NewHost(
@@ -68,7 +67,7 @@ async def test_a_password_by_questions_lets_homed_in(tmp_path: Path) -> None:
                 password="secret",
             )
         )  # fmt: skip
-        _, run = await world.run(host, "true")
+        _, run = await world.run(host, "echo in")
         assert run.stdout == "in\n"
 
 

@@ -105,18 +105,19 @@ async def test_an_interpreter_that_is_not_there_is_told_apart_from_a_script_that
 
 async def test_a_host_with_no_room_for_a_script_says_so(server: Sshd, tmp_path: Path) -> None:
     job_order = remote.order(_job(), Script("echo half"))
-    command = job_order.command.replace("${TMPDIR:-/tmp}", "/nonexistent")
+    wide = b"${TMPDIR:-/tmp}"
+    text = job_order.text.replace(wide, b"/nonexistent".ljust(len(wide), b"/"))
     process = await asyncio.create_subprocess_exec(
         "sh",
         "-c",
-        command,
+        job_order.command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await process.communicate(job_order.text)
+    out, err = await process.communicate(text)
     assert out == b""
-    assert job_order.refusal + b"space" in err
+    assert f"homed {job_order.key} space\n".encode() in err
 
 
 async def test_half_a_script_is_never_run(tmp_path: Path) -> None:
@@ -125,8 +126,8 @@ async def test_half_a_script_is_never_run(tmp_path: Path) -> None:
         "sh", "-c", order.command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
-    out, err = await process.communicate(order.text[:9])
-    assert (out, err) == (b"", order.refusal + b"space\n")
+    out, err = await process.communicate(order.text[:-9])
+    assert (out, err) == (b"", f"homed {order.key} space\n".encode())
     assert list(tmp_path.iterdir()) == []
 
 
