@@ -103,6 +103,28 @@ class MediaTypeError(HomedError):
     grpc = "INVALID_ARGUMENT"
 
 
+class UrlTooLongError(HomedError):
+    code = "URL_TOO_LONG"
+    status = 414
+    grpc = "INVALID_ARGUMENT"
+
+
+class HeadTooLargeError(HomedError):
+    """The request's headers are too many, or too long."""
+
+    code = "HEADERS_TOO_LARGE"
+    status = 431
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class MalformedRequestError(HomedError):
+    """The bytes are not an HTTP request."""
+
+    code = "MALFORMED_REQUEST"
+    status = 400
+    grpc = "INVALID_ARGUMENT"
+
+
 class MisdirectedError(HomedError):
     """The Host header names a machine that this is not: a page elsewhere may be rebinding its name to us."""
 

@@ -41,6 +41,16 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     return bytes(body)
 
 
+def check_encoding(request: web.Request) -> None:
+    """Refuse an encoded body on any route, before anything of it is read. MediaTypeError."""
+    coding = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    if request.headers.get("Content-Encoding", "").strip() or coding != "chunked":
+        raise MediaTypeError(
+            "no Content-Encoding is accepted, nor a Transfer-Encoding other than chunked: send the body as it is",
+            code="ENCODING_NOT_SUPPORTED",
+        )
+
+
 def check_json(request: web.Request) -> None:
     """Only JSON, said to be JSON: a web page can send the simple types across origins without being asked."""
     kind = request.content_type

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from homed import clock, validation
 from homed.access.scopes import ANONYMOUS, Principal
-from homed.api import auth, decode, guard, request_log
+from homed.api import auth, decode, guard, protocol, request_log
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, Verdict, client_of
 from homed.api.routes import HEADERS, STREAMED, Call, Family, Route
 from homed.config import Config, Limits
@@ -91,6 +91,7 @@ class Front:
 
     def application(self) -> web.Application:
         app = web.Application()
+        app[protocol.REFUSAL] = self.refusal
         for route in self._routes:
             # An upload is asked for by its handler, once it is known that it will be taken.
             expect = _expect_nothing if route.uploads else decode.ask_for_body
@@ -119,7 +120,7 @@ class Front:
             try:
                 response, code = await self._serve(route, request, request_id)
                 status = response.status
-                if route.uploads and not request.content.is_eof():
+                if (route.uploads or status >= 400) and not request.content.is_eof():
                     response.force_close()  # what is left of the body would be taken for the next request
                 if isinstance(response, web.Response) and isinstance(response.body, bytes):
                     await _send_long(request, response, response.body)
@@ -172,6 +173,7 @@ class Front:
     async def _answer(
         self, route: Route, request: web.Request, request_id: str, origin: Origin, headers: dict[str, str]
     ) -> web.StreamResponse:
+        decode.check_encoding(request)
         config = self._config()
         self._check_host(request, origin)
         if origin.only is not None and request.path != origin.only:
@@ -304,6 +306,18 @@ class Front:
             error.message, error.details = error.message.encode("ascii", "backslashreplace").decode(), {}
             body = msgspec.json.encode(family.error(error, request_id))
         return web.Response(body=body, status=error.status, content_type="application/json")
+
+    def refusal(self, path: str, error: HomedError) -> web.Response:
+        """Render an error of a request that never reached a route."""
+        request_id = f"{random.getrandbits(64):016x}"
+        body = msgspec.json.encode(self._family_of(path).error(error, request_id))
+        headers = {
+            "X-Request-ID": request_id,
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+            "Server": "homed",
+        }
+        return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
 
     def _family_of(self, path: str) -> Family:
         fits = [(len(p), family) for family in self._families for p in family.prefixes if path.startswith(p)]

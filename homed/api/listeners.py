@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from homed.api import protocol
 from homed.api.front import Origin
 from homed.config import Config, parse_address
 from homed.errors import ConfigError
@@ -271,11 +272,4 @@ def _beside(path: Path) -> socket.socket:
 
 def runner_for(application: web.Application) -> web.AppRunner:
     """An idle or half-open connection is ended after 75 s; a handler is cancelled when its client goes."""
-    return web.AppRunner(
-        application,
-        access_log=None,
-        logger=_requests_log,
-        handler_cancellation=True,
-        keepalive_timeout=75,
-        shutdown_timeout=3,
-    )
+    return protocol.Runner(application)

@@ -1,0 +1,179 @@
+"""HTTP/1.1 below the routes: bounds on a request's head, no decompression, and errors in the API's shape."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.streams import StreamReader
+from yarl import URL
+
+from homed.errors import HeadTooLargeError, HomedError, MalformedRequestError, UrlTooLongError
+
+log = logging.getLogger("homed.api.connections")
+_MAX_LINE_BYTES = 8190
+_MAX_HEADERS = 128
+# All headers together. One at a time is bounded by _MAX_LINE_BYTES, which alone would allow 1 MB for each connection.
+_MAX_HEAD_BYTES = 32 * 1024
+# How much is taken from a socket at once, and kept of a body that nobody reads: asyncio's own 256 KiB, and aiohttp's
+# 128 KiB above them, would be 100 MB for 256 connections.
+_RECEIVE_BYTES = 32 * 1024
+_READ_BUFFER_BYTES = 16 * 1024
+_KEPT_HEAD_BYTES = 1024
+_KEEPALIVE_SECONDS = 75
+# How long the rest of a body is read and thrown away, so that its sender gets to see the answer.
+_LINGERING_SECONDS = 2
+
+# Render an error before routing: of the path (as far as it is known) to an answer in its family's shape.
+Refusal = Callable[[str, HomedError], web.Response]
+REFUSAL: web.AppKey[Refusal] = web.AppKey("homed.refusal")
+
+
+def error_of(cause: BaseException | None, head: bytes) -> HomedError:
+    """Map a parser's error to one of the API (pure). `head` is the start of what was received."""
+    if isinstance(cause, LineTooLong):
+        line = cause.args[0]
+        start = bytes(line)[:64] if isinstance(line, bytes | bytearray) else str(line).encode()[:64]
+        # aiohttp's parsers name the path alone, or the request line.
+        if head.partition(b" ")[2].startswith(start) or head.startswith(start):
+            return UrlTooLongError(f"the request's URL is longer than {_MAX_LINE_BYTES} bytes")
+        return HeadTooLargeError(f"a header of the request is longer than {_MAX_LINE_BYTES} bytes")
+    if isinstance(cause, HttpProcessingError) and cause.message.startswith("Too many headers"):
+        return HeadTooLargeError(f"the request has more than {_MAX_HEADERS} headers")
+    return MalformedRequestError("the request cannot be read: it is not valid HTTP/1.1")
+
+
+def path_of(head: bytes) -> str:
+    """Return the path in a request line, as far as there is one; "/" otherwise (pure)."""
+    parts = head.partition(b"\r\n")[0].split(b" ")
+    target = parts[1].decode("ascii", "replace") if len(parts) > 1 else ""
+    return target.partition("?")[0] if target.startswith("/") else "/"
+
+
+class Protocol(web.RequestHandler):
+    """One connection of a client."""
+
+    __slots__ = ("_body", "_head", "_head_bytes", "_refusal", "_seen")
+
+    def __init__(self, manager: web.Server, refusal: Refusal | None, **more: Any):
+        super().__init__(manager, **more)
+        self._refusal = refusal
+        self._body: StreamReader | None = None  # of the newest request
+        self._head = b""
+        self._head_bytes = 0
+        self._seen = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = _RECEIVE_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        if self._upgraded or self._payload_parser is not None:
+            super().data_received(data)
+            return
+        if self._body is None or self._body.is_eof():
+            if not self._head_bytes:
+                self._head = data[:_KEPT_HEAD_BYTES]
+            elif len(self._head) < _KEPT_HEAD_BYTES:
+                self._head += data[: _KEPT_HEAD_BYTES - len(self._head)]
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._request_count != self._seen:
+            self._seen = self._request_count
+            self._head_bytes = 0
+            if self._messages:
+                self._body = self._messages[-1][1]
+        elif self._head_bytes > _MAX_HEAD_BYTES and not self._upgraded:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        """Answer and end the connection without waiting for the rest of an endless head."""
+        transport, waits = self.transport, self._waiter is not None
+        if transport is not None and waits and self._refusal is not None:
+            error = HeadTooLargeError(f"the request's headers are longer than {_MAX_HEAD_BYTES} bytes in all")
+            transport.write(_bytes_of(self._refusal(path_of(self._head), error)))
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        response = super().handle_error(request, status, exc, message)
+        if self._refusal is None:
+            return response
+        if isinstance(exc, HttpProcessingError):
+            answer = self._refusal(path_of(self._head), error_of(exc, self._head))
+        else:
+            answer = self._refusal(request.path, HomedError("an internal error: the log holds it"))
+        answer.force_close()
+        return answer
+
+
+class Server(web.Server):
+    """Makes a `Protocol` for each connection."""
+
+    def __init__(self, made: web.Server, refusal: Refusal | None, settings: dict[str, Any]):
+        factory = made.request_factory
+        super().__init__(made.request_handler, request_factory=_with_path(factory), handler_cancellation=True)
+        self._refusal = refusal
+        self._settings = settings
+
+    def __call__(self) -> web.RequestHandler:
+        return Protocol(self, self._refusal, loop=asyncio.get_running_loop(), **self._settings)
+
+
+class Runner(web.AppRunner):
+    """Serve an application by `Server`."""
+
+    def __init__(self, application: web.Application):
+        super().__init__(application, access_log=None, shutdown_timeout=3)
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        settings: dict[str, Any] = {
+            "access_log": None,
+            "logger": log,
+            "keepalive_timeout": _KEEPALIVE_SECONDS,
+            "lingering_time": _LINGERING_SECONDS,
+            "max_line_size": _MAX_LINE_BYTES,
+            "max_field_size": _MAX_LINE_BYTES,
+            "max_headers": _MAX_HEADERS,
+            "read_bufsize": _READ_BUFFER_BYTES,
+            # No route takes an encoded body, and aiohttp would inflate it on the event loop before any route is asked.
+            "auto_decompress": False,
+        }
+        return Server(made, self.app.get(REFUSAL), settings)
+
+
+def _with_path(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Give a request without a path (`OPTIONS *`, CONNECT) one, so that it is routed and answered as others are."""
+
+    def make(
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        if not message.url.raw_path.startswith("/"):
+            message = message._replace(url=URL.build(path="/*"))
+        return factory(message, payload, protocol, writer, task)
+
+    return make
+
+
+def _bytes_of(response: web.Response) -> bytes:
+    body = response.body if isinstance(response.body, bytes) else b""
+    headers = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
