@@ -11,7 +11,6 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import StreamReader
-from yarl import URL
 
 from homed.errors import HeadTooLargeError, HomedError, MalformedRequestError, UrlTooLongError
 
@@ -165,7 +164,7 @@ def _with_path(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.Bas
         task: "asyncio.Task[None]",
     ) -> web.BaseRequest:
         if not message.url.raw_path.startswith("/"):
-            message = message._replace(url=URL.build(path="/*"))
+            message = message._replace(url=message.url.with_path("/*"))
         return factory(message, payload, protocol, writer, task)
 
     return make
