@@ -20,7 +20,9 @@ class NotRunningError(HomedError):
 
 
 class RefusedError(HomedError):
-    """homed answered with an error: its code, its words and its details."""
+    """homed answered with an error: its code, its words and its details. `body` is all of the answer."""
+
+    body: Mapping[str, Any] = {}
 
 
 class Event(NamedTuple):
@@ -128,15 +130,20 @@ def _checked(status: int, data: bytes) -> Any:
     except ValueError as error:
         raise RefusedError(f"homed answered {status}, and what is not JSON") from error
     if status >= 400:
-        raise _refused(status, body)
+        refused = _refused(status, body)
+        refused.body = body
+        raise refused
     return body
 
 
 def _refused(status: int, body: Mapping[str, Any]) -> RefusedError:
     """Of any family's shape: an object under `error`, or a sentence with its code beside."""
     said = body.get("error")
+    details = body.get("details") or {}
+    if isinstance(details, str):  # a sentence that says more
+        said, details = details, {}
     if isinstance(said, str):
-        return RefusedError(said, code=body.get("code"), details=body.get("details") or {})
+        return RefusedError(said, code=body.get("code"), details=details)
     said = said or {}
     return RefusedError(said.get("message", str(status)), code=said.get("code"), details=said.get("details") or {})
 

@@ -144,9 +144,23 @@ def test_an_address_needs_a_user(homed: Answers, run: Run) -> None:
 def test_a_host_that_does_not_answer_is_told_by_the_exit_code(
     homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    homed.on("POST", "servers/h/test", (200, {"status": "disconnected", "message": "it does not answer"}))
+    said = {"success": False, "error": "it does not answer", "status": "disconnected", "test_command": "echo 'test'"}
+    failed = (503, {**said, "message": "it does not answer"})
+    homed.on("POST", "servers/h/test", failed, failed)
     assert run("host", "test", "h") == 1
     assert capsys.readouterr().err == "homed: it does not answer\n"
+    assert run("host", "test", "h", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["status"] == "disconnected"
+
+
+def test_a_host_with_history_says_how_it_can_be_removed(
+    homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "Server has associated job history: 1 job is of it: force deletes it all the same."
+    said = {"success": False, "error": "Server has associated job history", "code": "HOST_BUSY", "details": sentence}
+    homed.on("DELETE", "servers/h", (409, said))
+    assert run("host", "remove", "h") == 1
+    assert capsys.readouterr().err == f"homed: {sentence}\n"
 
 
 def test_a_host_may_be_named(homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

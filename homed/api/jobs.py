@@ -34,7 +34,7 @@ def families(
         (
             newremora.FAMILY,
             [
-                *newremora_jobs.routes(jobs, hosts, JobStream(jobs, streams).follow),
+                *newremora_jobs.routes(jobs, hosts, JobStream(jobs, hosts, streams).follow),
                 *submissions.routes(jobs, hosts),
                 *servers.routes(hosts, parts.pem_files, parts.checks, jobs),
                 *system.routes(jobs, hosts, lambda: config().slots),

@@ -148,6 +148,7 @@ class Parts:
 
     async def stop(self) -> None:
         await self.scheduler.stop()
+        await self.checks.close()
         for runner in self._runners.values():
             await runner.close()
         await self.connections.close()

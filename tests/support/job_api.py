@@ -41,7 +41,7 @@ def refused(answer: Answer, status: int, code: str) -> Any:
     """An error in the family's shape; its JSON."""
     assert answer.status == status, answer
     body = answer.json
-    assert body.keys() == {"success", "data", "error", "code", "details", "request_id", "timestamp"}
+    assert body.keys() - {"jobs"} == {"success", "data", "error", "code", "details", "request_id", "timestamp"}
     assert (body["success"], body["data"], body["code"]) == (False, None, code)
     assert body["error"]
     assert body["request_id"] == answer.headers["x-request-id"]

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -13,20 +13,31 @@ from homed.errors import HomedError
 # This board itself: it is no host, and not listed among them.
 LOCAL = "local"
 _ENVELOPE = frozenset({"success", "data", "error"})
+T = TypeVar("T")
 # As clients know them.
 _WORDS = {"JOB_NOT_FOUND": "Job not found", "HOST_NOT_FOUND": "Server not found"}
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True):
-    """Every error of this family: `code` is stable, `error` is for people."""
+    """Every error of this family: `code` is stable, `error` is for people. `details` is a sentence for a server that
+    cannot be deleted (HOST_BUSY), with some of its jobs' ids under `jobs`.
+    """
 
     success: bool
     data: None
     error: str
     code: str
-    details: dict[str, Any]
+    details: dict[str, Any] | str
+    jobs: list[str] | msgspec.UnsetType = msgspec.UNSET
     request_id: str
     timestamp: datetime
+
+
+class Failed(NamedTuple):
+    """An answer with all of its fields that is no success: `error` says why."""
+
+    answer: msgspec.Struct
+    error: str
 
 
 class NotCancellableError(HomedError):
@@ -38,27 +49,49 @@ class NotCancellableError(HomedError):
 
 
 def error(error: HomedError, request_id: str) -> Error:
+    details: dict[str, Any] = error.details
     return Error(
         success=False,
         data=None,
         error=_WORDS.get(error.code, error.message),
         code=error.code,
-        details=error.details,
+        details=details.get("sentence", details),
+        jobs=details["jobs"] if "sentence" in details else msgspec.UNSET,
         request_id=request_id,
         timestamp=now(),
     )
 
 
-def envelope(value: object, call: Call) -> object:
-    """An answer's fields stand at the top, and all of it under `data`. The `error` at the top is that of the request:
-    a job's own is in `data`.
+def aside(value: T) -> T:
+    """The same in an answer, but with a space after each colon: a shell client that searches for `"id":"` passes over
+    it. For objects within an answer that repeat what stands beside them, or belong to something else.
     """
+    return cast(T, msgspec.Raw(spaced(msgspec.json.encode(value))))
+
+
+def spaced(data: bytes) -> bytes:
+    """JSON on one line with a space after each colon and comma; its strings stay as they are."""
+    return msgspec.json.format(data, indent=0)
+
+
+def envelope(value: object, call: Call) -> msgspec.Raw:
+    """Write an answer's fields at the top, and all of them under `data`. The `error` at the top is that of the request:
+    a job's own is in `data`.
+
+    Shell clients search the bytes for `"id":"…"` and the like, and must find each value once: so `data` is written with
+    spaces. What stands in both is encoded once.
+    """
+    value, error = value if isinstance(value, Failed) else (value, None)
     assert isinstance(value, msgspec.Struct)
-    return {"success": True, "data": value, "error": None, "timestamp": now()} | {
-        name: given
-        for name in value.__struct_fields__
-        if name not in _ENVELOPE and (given := getattr(value, name)) is not msgspec.UNSET
-    }
+    fields = {name: given for name in value.__struct_fields__ if (given := getattr(value, name)) is not msgspec.UNSET}
+    inner = {name: fields.pop(name) for name in _ENVELOPE & fields.keys()}
+    shared = msgspec.json.encode(fields)[1:-1]
+    around: dict[str, Any] = {"success": error is None, "error": error}
+    if "timestamp" not in fields:
+        around["timestamp"] = now()
+    data = spaced(b"{%s}" % b",".join(part for part in (shared, msgspec.json.encode(inner)[1:-1]) if part))
+    top = b",".join(part for part in (msgspec.json.encode(around)[1:-1], shared) if part)
+    return msgspec.Raw(b'{%s,"data":%s}' % (top, data))
 
 
 @cache

@@ -3,11 +3,12 @@
 import signal
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from homed.api.newremora import LOCAL
+from homed.api.newremora import LOCAL, aside
 from homed.errors import NotFoundError
 from homed.jobs.hosts import Host
 from homed.jobs.output.order import Stream
@@ -16,6 +17,8 @@ from homed.jobs.records import Archive, Command, Job, Script, State, Task
 
 EXCERPT = 512 * 1024
 _BRIEF = 4096
+# Of each stream: of one job in a list, and of all jobs on a page together.
+_LISTED, _LISTED_PAGE = 4096, 256 * 1024
 _TIMED_OUT = 124
 _STATUSES: Mapping[State, str] = {
     State.PENDING: "queued",
@@ -41,11 +44,14 @@ class ServerNamed(msgspec.Struct, frozen=True):
     id: str
     name: str
     hostname: str
+    port: int
+    user: str
 
 
 class JobShown(msgspec.Struct, frozen=True, kw_only=True):
-    """`server` is null where the host was deleted since. `exit_code` is 124 where it took too long, 128 and the number
-    of the signal where one ended it. `error` says why it failed, `error_code` in a stable word. Times are in seconds.
+    """`server` is null if the host was deleted since, and left out of answers to a submission. `exit_code` is 124 if it
+    took too long, 128 and the number of the signal if one ended it. `error` says why it failed, `error_code` in a
+    stable word. `timeout` is in seconds, `duration` in nanoseconds.
     """
 
     id: str
@@ -56,7 +62,7 @@ class JobShown(msgspec.Struct, frozen=True, kw_only=True):
     original_script: str | None
     shell: str | None
     server_id: str
-    server: ServerNamed | None
+    server: ServerNamed | UnsetType | None = UNSET
     priority: int
     timeout: int | float | None
     deadline: datetime | None
@@ -68,16 +74,14 @@ class JobShown(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None
     finished_at: datetime | None
     canceled_at: datetime | None
-    duration: float | None
+    duration: int | None
     exit_code: int | None
     error: str | None
     error_code: str | None
 
 
-class JobDetails(JobShown, frozen=True, kw_only=True):
-    """What it has printed, of each at most about 512 KiB: the beginning and the end where `…_truncated`. `placement`
-    says of each node why it does not run there yet.
-    """
+class JobPrinted(JobShown, frozen=True, kw_only=True):
+    """A job with what it has printed: the beginning and the end of what is `…_truncated`."""
 
     output: str
     stdout: str
@@ -85,6 +89,13 @@ class JobDetails(JobShown, frozen=True, kw_only=True):
     output_truncated: bool
     stdout_truncated: bool
     stderr_truncated: bool
+
+
+class JobDetails(JobPrinted, frozen=True, kw_only=True):
+    """What it has printed, at most about 512 KiB of each stream. `placement` says of each node why it does not run
+    there yet.
+    """
+
     placement: Mapping[str, str]
 
 
@@ -98,7 +109,9 @@ class Pagination(msgspec.Struct, frozen=True):
 
 
 class JobList(msgspec.Struct, frozen=True):
-    jobs: Sequence[JobShown]
+    """`output`, `stdout` and `stderr` have at most about 4 KiB each, and less on a long page: `/jobs/ID` has more."""
+
+    jobs: Sequence[JobPrinted]
     pagination: Pagination
 
 
@@ -144,24 +157,39 @@ def seconds(value: float | None) -> int | float | None:
 
 def server_of(job: Job, hosts: Hosts) -> ServerNamed | None:
     if job.host is None:
-        return ServerNamed(LOCAL, LOCAL, "localhost")
+        return ServerNamed(LOCAL, LOCAL, "localhost", 22, job.user)
     try:
         host = hosts.get(job.host)
     except NotFoundError:
         return None
-    return ServerNamed(host.id, host.name, host.hostname)
+    return ServerNamed(host.id, host.name, host.hostname, host.port, host.user)
 
 
-def in_list(job: Job, hosts: Hosts) -> JobShown:
-    """With the beginning of its script only, where that is long."""
-    whole = shown(job, hosts)
-    script = whole.original_script
+def brief(job: JobShown) -> JobShown:
+    """Shorten its script to the beginning, if that is long."""
+    script = job.original_script
     if script is None or len(script) <= _BRIEF:
-        return whole
-    return msgspec.structs.replace(whole, original_script=f"{script[:_BRIEF]}\n[{len(script) - _BRIEF} more]")
+        return job
+    return msgspec.structs.replace(job, original_script=f"{script[:_BRIEF]}\n[{len(script) - _BRIEF} more]")
+
+
+def page(jobs: Sequence[tuple[JobShown, Output | None]]) -> list[JobPrinted]:
+    """Return the jobs of a list with excerpts of their output. Blocking: the output is read."""
+    most = min(_LISTED, _LISTED_PAGE // max(1, len(jobs)))
+    return [with_output(brief(job), printed(output, most)) for job, output in jobs]
+
+
+def with_output(job: JobShown, text: Printed) -> JobPrinted:
+    return JobPrinted(**_fields(job), **_fields(text))
+
+
+def submitted(job: Job, hosts: Hosts) -> JobShown:
+    """Return a job as the answer to its submission has it: without its server."""
+    return msgspec.structs.replace(shown(job, hosts), server=UNSET)
 
 
 def shown(job: Job, hosts: Hosts) -> JobShown:
+    server = server_of(job, hosts)
     command, args, script, shell = _work(job)
     failed = job.ended and job.state is not State.SUCCEEDED and job.result is not None
     return JobShown(
@@ -173,7 +201,7 @@ def shown(job: Job, hosts: Hosts) -> JobShown:
         original_script=script,
         shell=shell,
         server_id=job.host or LOCAL,
-        server=server_of(job, hosts),
+        server=None if server is None else aside(server),
         priority=job.priority,
         timeout=seconds(job.timeout),
         deadline=job.deadline,
@@ -185,7 +213,7 @@ def shown(job: Job, hosts: Hosts) -> JobShown:
         started_at=job.started_at,
         finished_at=job.finished_at,
         canceled_at=job.finished_at if job.state is State.CANCELLED else None,
-        duration=job.duration,
+        duration=None if job.duration is None else round(job.duration * 1_000_000_000),
         exit_code=exit_code(job),
         error=job.result.error or None if failed and job.result else None,
         error_code=job.result.code or None if failed and job.result else None,
@@ -193,34 +221,36 @@ def shown(job: Job, hosts: Hosts) -> JobShown:
 
 
 def details(job: Job, hosts: Hosts, printed: Printed, placement: Mapping[str, str]) -> JobDetails:
-    return JobDetails(
-        **msgspec.structs.asdict(shown(job, hosts)), **msgspec.structs.asdict(printed), placement=placement
-    )
+    return JobDetails(**_fields(shown(job, hosts)), **_fields(printed), placement=placement)
 
 
-def printed(output: Output | None) -> Printed:
-    """Blocking."""
+def printed(output: Output | None, most: int = EXCERPT) -> Printed:
+    """Read about `most` bytes of each stream, and as much of both in order. Blocking."""
     if output is None:
         return Printed()
     output.files.load()
-    cut = {stream: output.dropped(stream) > 0 or output.files.size(stream) > EXCERPT for stream in Stream}
+    cut = {stream: output.dropped(stream) > 0 or output.files.size(stream) > most for stream in Stream}
     return Printed(
-        _both(output),
-        output.excerpt(Stream.STDOUT, EXCERPT),
-        output.excerpt(Stream.STDERR, EXCERPT),
-        any(cut.values()) or output.size > EXCERPT,
+        _both(output, most),
+        output.excerpt(Stream.STDOUT, most),
+        output.excerpt(Stream.STDERR, most),
+        any(cut.values()) or output.size > most,
         cut[Stream.STDOUT],
         cut[Stream.STDERR],
     )
 
 
-def _both(output: Output) -> str:
+def _both(output: Output, most: int) -> str:
     """Both streams in order: all, or the beginning and the end."""
-    size, half = output.size, EXCERPT // 2
-    if size <= EXCERPT:
+    size, half = output.size, most // 2
+    if size <= most:
         return output.combined()
     head, tail = output.combined(0, half), output.combined(max(half, output.end - half), half)
-    return f"{head}\n[{size - EXCERPT} bytes are not shown here]\n{tail}"
+    return f"{head}\n[{size - most} bytes are not shown here]\n{tail}"
+
+
+def _fields(value: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__struct_fields__}
 
 
 def _work(job: Job) -> tuple[str, str, str | None, str | None]:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from homed.access.scopes import Scope
-from homed.api.newremora import NotCancellableError, answer
+from homed.api.newremora import NotCancellableError, answer, aside
 from homed.api.newremora.answers import (
     Hosts,
     JobDetails,
@@ -17,7 +17,7 @@ from homed.api.newremora.answers import (
     JobShown,
     Pagination,
     details,
-    in_list,
+    page,
     printed,
     shown,
     shown_status,
@@ -96,10 +96,11 @@ class _Resource:
     async def list(self, call: Call) -> JobList:
         query = wanted(call.query)
         found = await self._jobs.page(query)
-        page, limit = call.query.page, query.limit
+        number, limit = call.query.page, query.limit
         pages = -(-found.total // limit)
-        pagination = Pagination(page, limit, found.total, pages, page < pages, page > 1 and found.total > 0)
-        return JobList([in_list(job, self._hosts) for job in found.jobs], pagination)
+        pagination = Pagination(number, limit, found.total, pages, number < pages, number > 1 and found.total > 0)
+        jobs = [(shown(job, self._hosts), self._jobs.output(job)) for job in found.jobs]
+        return JobList(await asyncio.to_thread(page, jobs), pagination)
 
     async def get(self, call: Call) -> JobDetails:
         job = await self._jobs.get(call.path["job_id"])
@@ -120,7 +121,7 @@ class _Resource:
     def _cancelled(self, job: Job, message: str) -> Cancelled:
         at = job.finished_at if job.state is State.CANCELLED else None
         status = shown_status(job)
-        return Cancelled(id=job.id, status=status, canceled_at=at, message=message, job=shown(job, self._hosts))
+        return Cancelled(id=job.id, status=status, canceled_at=at, message=message, job=aside(shown(job, self._hosts)))
 
     async def logs(self, call: Call) -> object:
         job = await self._jobs.get(call.path["job_id"])

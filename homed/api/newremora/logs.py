@@ -3,10 +3,12 @@
 import asyncio
 import codecs
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 
 import msgspec
 from aiohttp import web
 
+from homed.api.newremora import aside, spaced
 from homed.api.newremora.answers import JobShown
 from homed.api.routes import STREAMED, Call
 from homed.api.transfers import abort
@@ -20,10 +22,16 @@ _WRITE_DEADLINE = 30.0
 
 
 class LogsMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The job, and how long its output is: bytes that were kept, and dropped past the bound."""
+    """The job, and how long its output is: bytes that were kept (`…_length`, and the same as `…_bytes`), and dropped
+    past the bound. `has_errors`: it has printed to standard error.
+    """
 
     job: JobShown
     attempt: int
+    stdout_length: int
+    stderr_length: int
+    has_output: bool
+    has_errors: bool
     stdout_bytes: int
     stderr_bytes: int
     stdout_dropped: int
@@ -32,10 +40,22 @@ class LogsMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogsShown(msgspec.Struct, frozen=True, kw_only=True):
-    """`logs` are both streams, in the order in which they came."""
+    """`output` are both streams, in the order in which they came; `logs` is the same. `timeout` is in seconds,
+    `duration` in nanoseconds.
+    """
 
     job_id: str
     status: str
+    command: str
+    args: str
+    exit_code: int | None
+    timeout: int | float | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration: int | None
+    output: str
     logs: str
     stdout: str
     stderr: str
@@ -64,8 +84,12 @@ def _metadata(job: Job, output: Output | None, shown: JobShown) -> LogsMetadata:
     sizes = [0, 0] if output is None else [output.files.size(stream) for stream in Stream]
     dropped = [0, 0] if output is None else [output.dropped(stream) for stream in Stream]
     return LogsMetadata(
-        job=shown,
+        job=aside(shown),
         attempt=job.attempt,
+        stdout_length=sizes[0],
+        stderr_length=sizes[1],
+        has_output=sizes[0] > 0,
+        has_errors=sizes[1] > 0,
         stdout_bytes=sizes[0],
         stderr_bytes=sizes[1],
         stdout_dropped=dropped[0],
@@ -74,29 +98,36 @@ def _metadata(job: Job, output: Output | None, shown: JobShown) -> LogsMetadata:
     )
 
 
+# Short fields of the job that stand beside its output.
+_OF_JOB = (
+    "status", "command", "args", "exit_code", "timeout", "created_at", "updated_at", "started_at", "finished_at",
+    "duration",
+)  # fmt: skip
+
+
 async def _enveloped(shown: JobShown, output: Output | None, metadata: LogsMetadata) -> AsyncIterator[bytes]:
     """What the envelope would make of a LogsShown, which is never held as a whole."""
-    yield b'{"success":true,"data":{'
-    async for piece in _fields(shown, output, metadata):
+    head = {"job_id": shown.id, **{name: getattr(shown, name) for name in _OF_JOB}, "metadata": metadata}
+    data = msgspec.json.encode(head)
+    yield b'{"success":true,"error":null,"timestamp":%s,%s' % (msgspec.json.encode(now()), data[1:-1])
+    async for piece in _texts_of(output, b","):
         yield piece
-    yield b"},"
-    async for piece in _fields(shown, output, metadata):
+    yield b',"data":{' + spaced(data)[1:-1]
+    async for piece in _texts_of(output, b", "):
         yield piece
-    yield b',"error":null,"timestamp":' + msgspec.json.encode(now()) + b"}"
+    yield b"}}"
 
 
-async def _fields(shown: JobShown, output: Output | None, metadata: LogsMetadata) -> AsyncIterator[bytes]:
-    head = msgspec.json.encode({"job_id": shown.id, "status": shown.status, "metadata": metadata})
-    yield head[1:-1] + b',"logs":"'
-    if output is not None:
-        async for piece in _stepped(map(_escaped, output.texts())):
-            yield piece
-    for stream in Stream:
-        yield f'","{stream.word}":"'.encode()
+async def _texts_of(output: Output | None, between: bytes) -> AsyncIterator[bytes]:
+    """The members that hold output, each after `between`; with a space after the colon too if that has one."""
+    space = between[1:]
+    for name in ("output", "logs", "stdout", "stderr"):
+        yield b'%s"%s":%s"' % (between, name.encode(), space)
         if output is not None:
-            async for piece in _stepped(map(_escaped, _texts(output, stream))):
+            pieces = output.texts() if name in ("output", "logs") else _texts(output, Stream[name.upper()])
+            async for piece in _stepped(map(_escaped, pieces)):
                 yield piece
-    yield b'"'
+        yield b'"'
 
 
 def _escaped(text: str) -> bytes:

@@ -5,11 +5,14 @@ from datetime import datetime
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
-from homed.jobs.hosts import Host, Pin
+from homed.errors import FieldError, ValidationError
+from homed.jobs.hosts import Host, HostChange, NewHost, Pin
+from homed.jobs.ssh import keys
 
 _UNKNOWN = "unknown"
+Key = Annotated[str, Meta(max_length=keys.LONGEST)]
 
 
 class ServerShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,13 +40,19 @@ class ServerList(msgspec.Struct, frozen=True):
 
 
 class Deleted(msgspec.Struct, frozen=True):
+    """`cancelled_jobs` waited and were cancelled. `deleted_jobs` is how many were forgotten with the server: none, its
+    history is kept as long as that of other jobs.
+    """
+
     id: str
     status: str
     message: str
+    deleted_jobs: int
+    cancelled_jobs: int
 
 
 class Tested(msgspec.Struct, frozen=True, kw_only=True):
-    """One test: `status` is connected or disconnected, and `message` says why."""
+    """One test: `status` is connected, or disconnected (503, with an `error`), and `message` says why."""
 
     server_id: str
     status: str
@@ -55,12 +64,19 @@ class Tested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """`status` is connected, disconnected, or error if a first check has found neither in time. `name` is
+    `server_name`.
+    """
+
     server_id: str
+    server_name: str
     name: str
     hostname: str
+    port: int
     status: str
     response_time_ms: int | None
     message: str
+    checked_at: datetime
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,16 +86,49 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     check_duration_ms: int
 
 
-class CheckedAll(msgspec.Struct, frozen=True):
+class CheckedAll(msgspec.Struct, frozen=True, kw_only=True):
+    """`disconnected` counts all that are not connected."""
+
     servers: Sequence[Checked]
     summary: Summary
+    total_servers: int
+    connected: int
+    disconnected: int
 
 
-class Uploaded(msgspec.Struct, frozen=True):
+class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
+    """`pem_file_url` is `url`, by the name under which a server is given it."""
+
     filename: str
     url: str
+    pem_file_url: str
     size: int
     uploaded_at: datetime
+    message: str
+
+
+class NewServer(NewHost, frozen=True, kw_only=True):
+    """`pem_file` is another name for `private_key`."""
+
+    pem_file: Key | None = None
+
+    def host(self) -> NewHost:
+        """Return the host to be made. ValidationError."""
+        key = _one_key(self.private_key, self.pem_file)
+        return NewHost(**{name: getattr(self, name) for name in NewHost.__struct_fields__} | {"private_key": key})
+
+
+class ServerChange(HostChange, frozen=True, kw_only=True):
+    """`pem_file` is another name for `private_key`."""
+
+    pem_file: Key | UnsetType | None = UNSET
+
+    def change(self) -> HostChange:
+        """Return the change of the host. ValidationError."""
+        fields = {name: getattr(self, name) for name in HostChange.__struct_fields__}
+        if self.pem_file is not UNSET:
+            fields["private_key"] = _one_key(self.private_key or None, self.pem_file)
+        return HostChange(**fields)
 
 
 class Active(msgspec.Struct, frozen=True):
@@ -103,6 +152,12 @@ class Upload(msgspec.Struct, frozen=True):
     """A form with one file: a private key, as PEM."""
 
     pem_file: Annotated[str, Meta(extra_json_schema={"format": "binary"})]
+
+
+def _one_key(private_key: str | None, pem_file: str | None) -> str | None:
+    if private_key and pem_file and private_key != pem_file:
+        raise ValidationError([FieldError("pem_file", "cannot be given beside another private_key")])
+    return private_key or pem_file
 
 
 def shown(host: Host) -> ServerShown:

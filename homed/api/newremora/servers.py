@@ -2,17 +2,20 @@
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from homed.access.scopes import Scope
 from homed.api import forms
-from homed.api.newremora import answer
+from homed.api.newremora import Failed, answer
 from homed.api.newremora.server_answers import (
     Active,
     Checked,
     CheckedAll,
     Deleted,
     Deleting,
+    NewServer,
+    ServerChange,
     ServerList,
     ServerShown,
     Summary,
@@ -24,17 +27,18 @@ from homed.api.newremora.server_answers import (
 from homed.api.routes import Call, Handler, Route
 from homed.clock import now
 from homed.errors import ConflictError, JobConflictError
-from homed.jobs.hosts import Host, HostChange, Hosts, NewHost
+from homed.jobs.hosts import Host, Hosts
 from homed.jobs.jobs import Jobs
 from homed.jobs.pem import PemFiles
 from homed.jobs.records import Job, State
 from homed.jobs.ssh import check as checking
-from homed.jobs.ssh.check import Checks
+from homed.jobs.ssh.check import Checks, Status
 from homed.jobs.submission import Query
 
 PATH = "/api/v1/servers"
 _UPLOAD_LIMIT = 256 * 1024
 _HELD = (State.ASSIGNED, State.RUNNING)
+_FIRST_CHECK = 10.0  # seconds that a question for the status waits for a host that was never checked
 
 
 def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> list[Route]:
@@ -57,7 +61,7 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
     }  # fmt: skip
     return [
         read("", resource.list, "List servers", ServerList, query=Active, errors=(400,)),
-        act("POST", "", resource.create, "Add a server", ServerShown, "create", body=NewHost, status=201),
+        act("POST", "", resource.create, "Add a server", ServerShown, "create", body=NewServer, status=201),
         act("POST", "/check-status", resource.check, "Check which servers answer", CheckedAll, "check", query=Active,
             errors=(400,)),
         route("POST", f"{PATH}/upload-pem", resource.upload, "Upload a private key", Uploaded, **upload),
@@ -65,12 +69,12 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
         read("/status/all", resource.statuses, "What the last checks have found", CheckedAll, query=Active,
              errors=(400,)),
         read("/{server_id}", resource.get, "Get a server", ServerShown, errors=(404,), **one),
-        act("PUT", "/{server_id}", resource.update, "Change the fields given", ServerShown, "update", body=HostChange,
+        act("PUT", "/{server_id}", resource.update, "Change the fields given", ServerShown, "update", body=ServerChange,
             errors=(404, 409), **one),
         act("DELETE", "/{server_id}", resource.delete, "Delete a server", Deleted, "delete", query=Deleting,
             errors=(400, 404, 409), **one),
-        act("POST", "/{server_id}/test", resource.test, "Log in and run a command", Tested, "test", errors=(404,),
-            **one),
+        act("POST", "/{server_id}/test", resource.test, "Log in and run a command", Tested, "test", statuses=(503,),
+            errors=(404,), **one),
         act("POST", "/{server_id}/forget-key", resource.forget_key, "Know the server by the key that it shows next",
             ServerShown, "forget_key", errors=(404, 409), **one),
         read("/{server_id}/status", resource.status, "What the last check has found", Checked, errors=(404,), **one),
@@ -91,24 +95,27 @@ class _Resource:
         return shown(self._host(call))
 
     async def create(self, call: Call) -> ServerShown:
-        return shown(await self._hosts.create(call.body))
+        return shown(await self._hosts.create(call.body.host()))
 
     async def update(self, call: Call) -> ServerShown:
-        return shown(await self._hosts.update(call.path["server_id"], call.body))
+        return shown(await self._hosts.update(call.path["server_id"], call.body.change()))
 
     async def delete(self, call: Call) -> Deleted:
         host = self._host(call)
         active = [job for job in self._jobs.active() if job.host == host.id]
         running = [job for job in active if job.state in _HELD]
         if running:
-            raise _busy("jobs run on the server: cancel them first", running)
+            count = "1 job runs" if len(running) == 1 else f"{len(running)} jobs run"
+            raise _busy("Cannot delete server with active jobs", f"{count} on it: cancel first, or wait", running)
         if not call.query.force:
-            found = await self._jobs.page(Query(host=host.id, limit=1))
+            found = await self._jobs.page(Query(host=host.id, limit=20))
             if found.total:
-                raise _busy(f"there are {found.total} jobs of the server: force deletes it all the same", found.jobs)
+                count = "1 job is" if found.total == 1 else f"{found.total} jobs are"
+                raise _busy("Server has associated job history", f"{count} of it: force deletes it all the same",
+                            found.jobs)  # fmt: skip
         await self._cancel(active)
         await self._hosts.delete(host.id)
-        return Deleted(host.id, "deleted", "Server deleted successfully")
+        return Deleted(host.id, "deleted", "Server deleted successfully", 0, len(active))
 
     async def _cancel(self, waiting: Sequence[Job]) -> None:
         for job in waiting:
@@ -117,10 +124,10 @@ class _Resource:
             except JobConflictError:
                 continue  # it has ended meanwhile
 
-    async def test(self, call: Call) -> Tested:
+    async def test(self, call: Call) -> object:
         host = self._host(call)
         found = await self._checks.check(host.id)
-        return Tested(
+        tested = Tested(
             server_id=host.id,
             status=str(found.status),
             response_time_ms=found.milliseconds,
@@ -129,6 +136,7 @@ class _Resource:
             message=found.message,
             timestamp=now(),
         )
+        return tested if found.status is Status.CONNECTED else (503, Failed(tested, found.message))
 
     async def forget_key(self, call: Call) -> ServerShown:
         return shown(await self._hosts.unpin(call.path["server_id"]))
@@ -136,51 +144,77 @@ class _Resource:
     async def check(self, call: Call) -> CheckedAll:
         began = time.monotonic()
         hosts = {host.id: host for host in self._hosts.all(active_only=call.query.only)}
-        checked = [
-            _checked(hosts[one.host], str(one.status), one.milliseconds, one.message)
-            for one in await self._checks.check_all(hosts)
-        ]
-        return _all(checked, int((time.monotonic() - began) * 1000))
+        found = await self._checks.check_all(hosts)
+        return _all([_checked(hosts[one.host], one) for one in found], int((time.monotonic() - began) * 1000))
 
     async def status(self, call: Call) -> Checked:
-        return _last(self._host(call))
+        return (await self._known([self._host(call)]))[0]
 
     async def statuses(self, call: Call) -> CheckedAll:
-        return _all([_last(host) for host in self._hosts.all(active_only=call.query.only)], 0)
+        began = time.monotonic()
+        checked = await self._known(self._hosts.all(active_only=call.query.only))
+        return _all(checked, int((time.monotonic() - began) * 1000))
+
+    async def _known(self, hosts: Sequence[Host]) -> Sequence[Checked]:
+        """Return what the last checks have found; what was never checked is checked now."""
+        found = await self._checks.check_first([host.id for host in hosts], _FIRST_CHECK)
+        return [_checked(host, found[host.id]) if host.id in found else _last(host) for host in hosts]
 
     async def upload(self, call: Call) -> Uploaded:
         file = await forms.read_file(call.request, "pem_file", _UPLOAD_LIMIT)
         stored = await self._pem_files.put(file.name, file.data)
-        return Uploaded(stored.name, stored.url, stored.size, stored.uploaded_at)
+        return Uploaded(
+            filename=stored.name,
+            url=stored.url,
+            pem_file_url=stored.url,
+            size=stored.size,
+            uploaded_at=stored.uploaded_at,
+            message="PEM file uploaded successfully",
+        )
 
     def _host(self, call: Call) -> Host:
         return self._hosts.get(call.path["server_id"])
 
 
-def _busy(message: str, jobs: Sequence[Job]) -> ConflictError:
-    return ConflictError(message, code="HOST_BUSY", details={"jobs": [job.id for job in jobs[:20]]})
+def _busy(message: str, why: str, jobs: Sequence[Job]) -> ConflictError:
+    details = {"sentence": f"{message}: {why}.", "jobs": [job.id for job in jobs[:20]]}
+    return ConflictError(message, code="HOST_BUSY", details=details)
 
 
 def _last(host: Host) -> Checked:
-    seen = "never checked" if host.checked_at is None else f"as of {host.checked_at:%Y-%m-%dT%H:%M:%SZ}"
-    return _checked(host, host.status or "unknown", None, seen)
+    """Return what the last check has found, or that there was none in time."""
+    if not host.status or host.checked_at is None:
+        return _status(host, "error", None, f"no result within {_FIRST_CHECK:g} s; the check goes on", now())
+    return _status(host, host.status, None, f"as of {host.checked_at:%Y-%m-%dT%H:%M:%SZ}", host.checked_at)
 
 
-def _checked(host: Host, status: str, milliseconds: int | None, message: str) -> Checked:
+def _checked(host: Host, found: checking.Checked) -> Checked:
+    return _status(host, str(found.status), found.milliseconds, found.message, now())
+
+
+def _status(host: Host, status: str, milliseconds: int | None, message: str, at: datetime) -> Checked:
     return Checked(
         server_id=host.id,
+        server_name=host.name,
         name=host.name,
         hostname=host.hostname,
+        port=host.port,
         status=status,
         response_time_ms=milliseconds,
         message=message,
+        checked_at=at,
     )
 
 
 def _all(checked: Sequence[Checked], milliseconds: int) -> CheckedAll:
-    """Those that were never checked are in the total only."""
-    counts = [sum(one.status == status for one in checked) for status in ("connected", "disconnected")]
+    total, connected = len(checked), sum(one.status == Status.CONNECTED for one in checked)
     summary = Summary(
-        total_checked=len(checked), connected=counts[0], disconnected=counts[1], check_duration_ms=milliseconds
+        total_checked=total, connected=connected, disconnected=total - connected, check_duration_ms=milliseconds
     )
-    return CheckedAll(checked, summary)
+    return CheckedAll(
+        servers=checked,
+        summary=summary,
+        total_servers=total,
+        connected=connected,
+        disconnected=total - connected,
+    )

@@ -1,36 +1,43 @@
 """A job's states and output as server-sent events: `status`, `output` and `complete`."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
 from homed import clock
 from homed.api import sse
-from homed.api.newremora.answers import exit_code, shown_status
+from homed.api.newremora.answers import Hosts, brief, printed, shown, shown_status, with_output
 from homed.api.routes import Call
 from homed.api.sse import EventStreams
 from homed.jobs.following import Item, is_over, place
 from homed.jobs.output.order import Stream
-from homed.jobs.output.output import Piece
+from homed.jobs.output.output import Output, Piece
 from homed.jobs.records import Job, State
 
 _MOST_HELD = 32
+_EXCERPT = 64 * 1024  # bytes of each stream that the last event has: it is held for each follower
 
 
 class Followed(Protocol):
     async def get(self, id: str) -> Job: ...
 
+    def output(self, job: Job) -> Output | None: ...
+
     def follow(self, id: str, last_event_id: str = "") -> AsyncGenerator[Item, None]: ...
 
 
 class JobStream:
-    """What many followers get is encoded once."""
+    """Output that many followers get is encoded once. Events of a state hold the whole job, as `/jobs/ID` shows it:
+    a page makes its row of one event.
+    """
 
-    def __init__(self, jobs: Followed, streams: EventStreams):
+    def __init__(self, jobs: Followed, hosts: Hosts, streams: EventStreams):
         self._jobs = jobs
+        self._hosts = hosts
         self._streams = streams
         self._encoded: dict[tuple[str, str, int], bytes] = {}
 
@@ -49,7 +56,16 @@ class JobStream:
                 if item.piece is not None:
                     yield self._shared(item, item.piece)
                 elif item.complete or told != (told := _look(item.job)):
-                    yield _state(item)
+                    yield await self._state(item)
+
+    async def _state(self, item: Item) -> bytes:
+        job = brief(shown(item.job, self._hosts))
+        data: dict[str, Any] = {"job_id": job.id, "timestamp": clock.now()}
+        if not item.complete:
+            return sse.event("status", data | _fields(job), item.id)
+        output = self._jobs.output(item.job)
+        whole = with_output(job, await asyncio.to_thread(printed, output, _EXCERPT))
+        return await asyncio.to_thread(sse.event, "complete", data | _fields(whole), item.id)
 
     def _shared(self, item: Item, piece: Piece) -> bytes:
         # One that ends at the same place and is as long is the same.
@@ -74,16 +90,8 @@ def _look(job: Job) -> tuple[str, int]:
     return shown_status(job), job.attempt if job.state is State.RUNNING else 0
 
 
-def _state(item: Item) -> bytes:
-    job = item.job
-    data: dict[str, object] = {"job_id": job.id, "status": shown_status(job), "timestamp": clock.rfc3339(clock.now())}
-    if job.started_at is not None:
-        data["started_at"] = clock.rfc3339(job.started_at)
-    if job.ended:
-        data["finished_at"] = clock.rfc3339(job.finished_at) if job.finished_at is not None else None
-        data["exit_code"] = exit_code(job)
-        data["error"] = (job.result.error if job.result is not None else "") or None
-    return sse.event("complete" if item.complete else "status", data, item.id)
+def _fields(value: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__struct_fields__}
 
 
 def _output(item: Item, piece: Piece) -> bytes:

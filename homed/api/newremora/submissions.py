@@ -9,7 +9,7 @@ from msgspec import Meta
 from homed.access.scopes import Scope
 from homed.api.idempotency import HEADERS, idempotency_key
 from homed.api.newremora import LOCAL, answer
-from homed.api.newremora.answers import Hosts, JobShown, shown
+from homed.api.newremora.answers import Hosts, JobShown, submitted
 from homed.api.newremora.jobs import ONE, PATH
 from homed.api.routes import Call, Handler, Route
 from homed.errors import FieldError, ValidationError
@@ -131,7 +131,7 @@ class _Resource:
             copied_from=original.id,
         )
         made = await self._jobs.submit(new)
-        return Duplicated(shown(original, self._hosts), shown(made, self._hosts))
+        return Duplicated(submitted(original, self._hosts), submitted(made, self._hosts))
 
     async def _submit(self, call: Call, work: Command | Script) -> JobShown:
         new: NewCommand | NewScript = call.body
@@ -149,7 +149,7 @@ class _Resource:
                 submitted_by=call.principal.id,
             )
         )
-        return shown(job, self._hosts)
+        return submitted(job, self._hosts)
 
 
 def _check_script(script: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -46,6 +46,8 @@ class Checks:
         self._hosts = hosts
         self._connections = connections
         self._deadline = deadline
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._first: dict[str, asyncio.Task[Checked]] = {}
 
     async def check(self, id: str) -> Checked:
         """NotFoundError (HOST_NOT_FOUND); nothing where it cannot be reached: that is an answer."""
@@ -59,16 +61,44 @@ class Checks:
 
     async def check_all(self, ids: Iterable[str]) -> Sequence[Checked]:
         """In their order; one that was deleted meanwhile is left out."""
-        room = asyncio.Semaphore(_AT_ONCE)
 
         async def one(id: str) -> Checked | None:
-            async with room:
-                with contextlib.suppress(NotFoundError):
-                    return await self.check(id)
-                return None
+            with contextlib.suppress(NotFoundError):
+                return await self._in_room(id)
+            return None
 
         found = await asyncio.gather(*map(one, ids))
         return [checked for checked in found if checked is not None]
+
+    async def check_first(self, ids: Iterable[str], within: float) -> Mapping[str, Checked]:
+        """Check the hosts that were never checked, and return what was found within so many seconds.
+
+        What takes longer goes on, and is joined by the next who asks: each host is checked once, however many ask.
+        """
+        tasks = {id: self._first.get(id) or self._begin(id) for id in ids if not self._hosts.get(id).status}
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=within)
+        ended = {id: task for id, task in tasks.items() if task.done() and not task.cancelled()}
+        return {id: task.result() for id, task in ended.items() if task.exception() is None}
+
+    async def close(self) -> None:
+        for task in list(self._first.values()):
+            task.cancel()
+        await asyncio.gather(*self._first.values(), return_exceptions=True)
+
+    def _begin(self, id: str) -> "asyncio.Task[Checked]":
+        def ended(task: "asyncio.Task[Checked]") -> None:
+            self._first.pop(id, None)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.debug("The first check of host %s failed: %s", id, error)
+
+        task = self._first[id] = asyncio.create_task(self._in_room(id), name="first check of a host")
+        task.add_done_callback(ended)
+        return task
+
+    async def _in_room(self, id: str) -> Checked:
+        async with self._room:
+            return await self.check(id)
 
     async def _look(self, id: str) -> Checked:
         started = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.api import Api
+from tests.support.api import Answer, Api
 from tests.support.job_api import JOBS, await_running, ended, job, refused, run, submit
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -15,6 +15,19 @@ _SHOWN = {
     "id", "command", "args", "status", "server_id", "server", "created_at", "started_at", "finished_at", "exit_code",
     "timeout", "priority", "error", "original_script", "updated_at", "duration",
 }  # fmt: skip
+
+
+_SERVER = {"id", "name", "hostname", "port", "user"}
+_SEARCHED = re.compile(r'"(id|status|job_id|server_id)":"([^"]*)"')
+
+
+def found_once(answer: Answer) -> dict[str, list[str]]:
+    """What a shell client's `grep -o '"id":"[^"]*"'` finds in an answer, by the name of the field."""
+    found: dict[str, list[str]] = {}
+    for name, value in _SEARCHED.findall(answer.body.decode()):
+        found.setdefault(name, []).append(value)
+    assert len(found.get("id", [])) == len(set(found.get("id", [])))
+    return found
 
 
 def enveloped(body: Any) -> Any:
@@ -36,9 +49,11 @@ def test_a_submitted_command_is_answered_as_documented(api: Api) -> None:
     assert expected.items() <= body.items()
     assert body["id"] and _TIME.fullmatch(body["created_at"])
     data = enveloped(body)
-    assert data.keys() >= _SHOWN
+    assert data.keys() == body.keys() - {"success", "data", "timestamp"}
+    assert data.keys() >= _SHOWN - {"server"} and "server" not in data
     assert b'"timeout":300,' in answer.body, "a number of seconds without a fraction"
-    assert b'": ' not in answer.body, "compact, as scripts search it"
+    assert b'": ' not in answer.body.partition(b'"data":')[0], "compact, as scripts search it"
+    assert found_once(answer) == {"id": [body["id"]], "status": ["queued"], "server_id": ["local"]}
 
 
 def test_a_finished_job_has_its_output_times_and_exit_code(api: Api) -> None:
@@ -53,7 +68,13 @@ def test_a_finished_job_has_its_output_times_and_exit_code(api: Api) -> None:
         assert _TIME.fullmatch(done[name]), name
     assert done["created_at"] <= done["started_at"] <= done["finished_at"]
     assert done["duration"] >= 0
-    assert done["server"].keys() == {"id", "name", "hostname"}
+    assert isinstance(done["duration"], int), "nanoseconds"
+    took = datetime.fromisoformat(done["finished_at"]) - datetime.fromisoformat(done["started_at"])
+    assert abs(took.total_seconds() * 1e9 - done["duration"]) < 2e6
+    assert done["server"].keys() == _SERVER
+    assert found_once(api.get(f"{JOBS}/{done['id']}")) == {
+        "id": [done["id"]], "status": ["failed"], "server_id": ["local"],
+    }  # fmt: skip
 
 
 def test_what_has_not_ended_by_its_deadline_has_timed_out(api: Api) -> None:
@@ -112,7 +133,10 @@ def test_the_list_is_answered_as_documented_with_filters_search_order_and_pages(
     }  # fmt: skip
     for one in body["jobs"]:
         assert one.keys() >= _SHOWN
-        assert one["server"].keys() == {"id", "name", "hostname"}
+        assert one["server"].keys() == _SERVER
+        assert one["stdout"] == one["output"] == f"listed-{made.index(one['id'])}\n" and one["stderr"] == ""
+    answer = api.get(f"{JOBS}?search=listed-&sort_order=asc")
+    assert found_once(answer)["id"] == [*made, failed]
     last = api.get(f"{JOBS}?search=listed-&limit=2&page=3&sort_order=asc").json
     assert [one["id"] for one in last["jobs"]] == [made[4], failed]
     assert (last["pagination"]["has_next"], last["pagination"]["has_prev"]) == (False, True)
@@ -157,6 +181,7 @@ def test_a_running_job_is_cancelled_and_told_so(api: Api) -> None:
     assert (body["id"], body["status"]) == (id, "canceled")
     assert _TIME.fullmatch(body["canceled_at"]) and body["message"]
     assert body["job"]["id"] == id and body["job"]["status"] == "canceled"
+    assert found_once(answer) == {"id": [id], "status": ["canceled"]}
     assert job(api, id)["canceled_at"] == body["canceled_at"]
     again = refused(api.post(f"{JOBS}/{id}/cancel"), 400, "JOB_ENDED")
     assert "ended" in again["error"]
@@ -192,7 +217,14 @@ def test_the_stream_is_answered_as_documented(api: Api) -> None:
         ("status", "running"), ("output", None), ("status", "failed"), ("complete", "failed"),
     ]  # fmt: skip
     assert len({event["id"] for event in events}) == 4
-    running, printed, _, complete = (json.loads(event["data"]) for event in events)
+    running, printed, ended_now, complete = (json.loads(event["data"]) for event in events)
+    whole = job(api, id)
+    for state in (running, ended_now, complete):
+        assert state.keys() >= _SHOWN | {"job_id"} and state["id"] == state["job_id"] == id
+        assert (state["server"], state["command"]) == (whole["server"], whole["command"])
+    assert "stdout" not in running and "stdout" not in ended_now
+    for name in ("output", "stdout", "stderr", "finished_at", "duration", "exit_code"):
+        assert complete[name] == whole[name], name
     assert _TIME.fullmatch(running["started_at"])
     assert (printed["type"], printed["content"]) == ("stdout", "Starting process...\n")
     assert complete["exit_code"] == 2 and complete["error"]
@@ -208,6 +240,8 @@ def test_a_copy_is_the_same_but_for_what_is_given(api: Api) -> None:
     enveloped(body)
     assert (body["original_job"]["id"], body["original_job"]["command"]) == (original["id"], "echo")
     copy = body["new_job"]
+    assert "server" not in copy and "server" not in body["original_job"]
+    assert found_once(answer)["id"] == [original["id"], copy["id"]]
     assert copy["id"] != original["id"]
     expected = {"command": "echo", "args": "again", "server_id": "local", "timeout": 30, "priority": 7}
     assert (expected | {"status": "queued", "copied_from": original["id"]}).items() <= copy.items()
@@ -300,3 +334,12 @@ def test_no_answer_shows_what_it_must_not(api: Api) -> None:
     text = json.dumps(run(api, "true")["data"])
     for word in ("token", "handle", "submitted_by"):
         assert f'"{word}"' not in text
+
+
+def test_a_page_of_jobs_that_print_much_stays_small(api: Api) -> None:
+    made = [submit(api, "head -c 300000 /dev/zero | tr '\\0' x", "# much") for _ in range(10)]
+    for one in made:
+        ended(api, one["id"])
+    body = api.get(f"{JOBS}?search=much&limit=10").body
+    assert b"bytes are not shown here" in body
+    assert len(body) < 300_000

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.api.newremora.test_jobs import found_once
 from tests.support.api import Api
 from tests.support.homed import Homed
 from tests.support.job_api import JOBS, await_running, ended, run, submit
@@ -37,10 +38,16 @@ def test_both_streams_come_in_order_with_the_metadata(api: Api) -> None:
     assert body["logs"] == "one\ntwo\nthree\n"
     assert (body["stdout"], body["stderr"]) == ("one\nthree\n", "two\n")
     assert (body["job_id"], body["status"]) == (done["id"], "completed")
-    assert body["data"] == {name: body[name] for name in ("job_id", "status", "metadata", "logs", "stdout", "stderr")}
+    assert body["data"] == {name: body[name] for name in body.keys() - {"success", "data", "error", "timestamp"}}
+    assert body["output"] == body["logs"]
+    for name in ("command", "args", "exit_code", "timeout", "created_at", "updated_at", "started_at", "finished_at"):
+        assert body[name] == done[name], name
+    assert body["duration"] == done["duration"] > 2_400_000_000
     metadata = body["metadata"]
     assert metadata["job"]["id"] == done["id"] and metadata["job"]["exit_code"] == 0
     assert (metadata["stdout_bytes"], metadata["stderr_bytes"]) == (10, 4)
+    assert (metadata["stdout_length"], metadata["stderr_length"]) == (10, 4)
+    assert (metadata["has_output"], metadata["has_errors"]) == (True, True)
     assert (metadata["stdout_dropped"], metadata["stderr_dropped"], metadata["truncated"]) == (0, 0, False)
     assert done["output"] == "one\ntwo\nthree\n"
 
@@ -66,7 +73,9 @@ def test_what_json_must_escape_is_escaped(api: Api) -> None:
 def test_a_job_that_printed_nothing_has_empty_logs(api: Api) -> None:
     done = run(api, "true")
     body = logs(api, done["id"])
-    assert (body["logs"], body["stdout"], body["stderr"]) == ("", "", "")
+    assert (body["logs"], body["output"], body["stdout"], body["stderr"]) == ("", "", "", "")
+    assert (body["metadata"]["has_output"], body["metadata"]["has_errors"]) == (False, False)
+    assert found_once(api.get(f"{JOBS}/{done['id']}/logs")) == {"job_id": [done["id"]], "status": ["completed"]}
     assert api.get(f"{JOBS}/{done['id']}/stdout").body == b""
     assert (done["output"], done["stdout"], done["stderr"]) == ("", "", "")
 

@@ -78,7 +78,9 @@ def test_a_server_is_added_listed_shown_changed_and_deleted_as_documented(api: A
     assert changed.json["created_at"] == made["created_at"] < changed.json["updated_at"]
     gone = api.delete(f"{SERVERS}/{made['id']}")
     assert gone.status == 200
-    assert enveloped(gone.json) == {"id": made["id"], "status": "deleted", "message": gone.json["message"]}
+    assert enveloped(gone.json) == {
+        "id": made["id"], "status": "deleted", "message": gone.json["message"], "deleted_jobs": 0, "cancelled_jobs": 0,
+    }  # fmt: skip
     empty = api.get(SERVERS)
     assert empty.json["servers"] == [] and b'"servers":[]' in empty.body
 
@@ -141,7 +143,8 @@ def test_a_test_logs_in_and_says_what_it_found(api: Api, host: Sshd) -> None:
     shown = api.get(f"{SERVERS}/{made['id']}").json
     assert shown["status"] == "connected" and shown["last_checked_at"]
     assert shown["host_key"].startswith("SHA256:")
-    status = api.get(f"{SERVERS}/{made['id']}/status").json
+    status = enveloped(api.get(f"{SERVERS}/{made['id']}/status").json)
+    assert (status["server_name"], status["port"]) == ("by key", host.port) and status["checked_at"]
     assert (status["server_id"], status["status"]) == (made["id"], "connected")
     forgotten = api.post(f"{SERVERS}/{made['id']}/forget-key")
     assert (forgotten.status, forgotten.json["host_key"]) == (200, None)
@@ -153,10 +156,36 @@ def test_a_password_logs_in_too_and_a_wrong_one_does_not(api: Api, host: Sshd) -
     wrong = create(api, name="wrong", password="wrong horse", **where)
     assert api.post(f"{SERVERS}/{right['id']}/test").json["status"] == "connected"
     found = api.post(f"{SERVERS}/{wrong['id']}/test")
-    assert (found.status, found.json["status"], found.json["response_time_ms"]) == (200, "disconnected", None)
+    assert (found.status, found.json["status"], found.json["response_time_ms"]) == (503, "disconnected", None)
+    assert (found.json["success"], found.json["error"]) == (False, found.json["message"])
+    assert found.json.keys() >= {"server_id", "test_command", "test_output", "timestamp", "data"}
     assert "horse" not in found.body.decode()
     assert api.put(f"{SERVERS}/{wrong['id']}", {"password": PASSWORD}).status == 200
     assert api.post(f"{SERVERS}/{wrong['id']}/test").json["status"] == "connected"
+
+
+def test_what_was_never_checked_is_checked_when_its_status_is_asked_for(api: Api, host: Sshd) -> None:
+    up, down = by_key(api, host), nobody(api)
+    assert enveloped(api.get(f"{SERVERS}/{up['id']}/status").json)["status"] == "connected"
+    body = enveloped(api.get(f"{SERVERS}/status/all?active=true").json)
+    assert (body["total_servers"], body["connected"], body["disconnected"]) == (2, 1, 1)
+    found = {one["server_id"]: one for one in body["servers"]}
+    assert (found[up["id"]]["status"], found[down["id"]]["status"]) == ("connected", "disconnected")
+    assert all(one["server_name"] and one["port"] and one["checked_at"] for one in found.values())
+    assert api.get(f"{SERVERS}/{down['id']}").json["status"] == "disconnected", "it is remembered"
+
+
+def test_a_key_is_taken_by_either_name(api: Api, host: Sshd) -> None:
+    made = by_key(api, host, private_key=None, pem_file=host.key)
+    assert api.post(f"{SERVERS}/{made['id']}/test").json["status"] == "connected"
+    other = create(api, **DOCUMENTED)
+    login = {"auth_type": "key", "pem_file": host.key, "port": host.port, "hostname": "127.0.0.1"}
+    changed = api.put(f"{SERVERS}/{other['id']}", login | {"user": getpass.getuser()})
+    assert changed.status == 200 and b"PRIVATE KEY" not in changed.body
+    assert api.post(f"{SERVERS}/{other['id']}/test").json["status"] == "connected"
+    wrong = {**DOCUMENTED, "password": None, "auth_type": "key", "private_key": host.key, "pem_file": "another"}
+    found = refused(api.post(SERVERS, wrong), 400, "VALIDATION_ERROR")
+    assert [one["field"] for one in found["details"]["errors"]] == ["pem_file"]
 
 
 def test_all_servers_are_checked_and_counted(api: Api, host: Sshd) -> None:
@@ -172,6 +201,7 @@ def test_all_servers_are_checked_and_counted(api: Api, host: Sshd) -> None:
     summary = body["summary"]
     assert summary.pop("check_duration_ms") >= 0
     assert summary == {"total_checked": 3, "connected": 1, "disconnected": 2}
+    assert (body["total_servers"], body["connected"], body["disconnected"]) == (3, 1, 2)
     active = api.post(f"{SERVERS}/check-status?active_only=true").json
     assert active["summary"]["total_checked"] == 2
     last = api.get(f"{SERVERS}/status/all?active=true").json
@@ -192,7 +222,9 @@ def test_jobs_run_on_a_server_and_show_it(api: Api, host: Sshd) -> None:
         "far away\n",
         "trouble\n",
     )
-    assert done["server"] == {"id": made["id"], "name": "by key", "hostname": "127.0.0.1"}
+    assert done["server"] == {
+        "id": made["id"], "name": "by key", "hostname": "127.0.0.1", "port": host.port, "user": getpass.getuser(),
+    }  # fmt: skip
     assert done["server_id"] == made["id"]
     script = api.post(f"{JOBS}/script", {"script": "x=(1 2)\necho ${#x[@]}", "server_id": made["id"]})
     assert ended(api, script.json["id"])["stdout"] == "2\n"
@@ -214,9 +246,12 @@ def test_a_server_with_running_jobs_is_not_deleted_even_by_force(api: Api, host:
     await_running(api, id)
     for query in ("", "?force=true"):
         found = refused(api.delete(f"{SERVERS}/{made['id']}{query}"), 409, "HOST_BUSY")
-        assert found["details"]["jobs"] == [id]
+        assert found["error"] == "Cannot delete server with active jobs"
+        assert found["details"].startswith("Cannot delete server with active jobs: 1 job runs on it")
+        assert found["jobs"] == [id]
     assert api.post(f"{JOBS}/{id}/cancel").status == 200
-    refused(api.delete(f"{SERVERS}/{made['id']}"), 409, "HOST_BUSY")
+    found = refused(api.delete(f"{SERVERS}/{made['id']}"), 409, "HOST_BUSY")
+    assert found["error"] in found["details"] and found["error"] == "Server has associated job history"
     assert api.delete(f"{SERVERS}/{made['id']}?force=true").status == 200
     kept = api.get(f"{JOBS}/{id}").json
     assert (kept["status"], kept["server_id"], kept["server"]) == ("canceled", made["id"], None)
@@ -227,7 +262,8 @@ def test_an_uploaded_key_logs_in(api: Api, host: Sshd) -> None:
         answer = upload(api, host.key.encode(), path=path)
         assert answer.status == 201
         body = enveloped(answer.json)
-        assert body["url"] == f"/pem-files/{body['filename']}"
+        assert body["url"] == body["pem_file_url"] == f"/pem-files/{body['filename']}"
+        assert body["message"]
         assert re.fullmatch(r"uploaded-key(-\d+)?\.pem", body["filename"])
         assert body["size"] == len(host.key) and body["uploaded_at"]
         made = by_key(api, host, private_key=None, pem_file_url=body["url"], name=path)

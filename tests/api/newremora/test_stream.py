@@ -19,9 +19,12 @@ from homed.api.newremora.stream import JobStream
 from homed.api.routes import Call
 from homed.api.sse import EventStreams
 from homed.containers.logs import FollowerLimit
+from homed.errors import NotFoundError
 from homed.jobs.following import Following, Item
+from homed.jobs.hosts import Host
 from homed.jobs.ledger import Entry
 from homed.jobs.output.order import Stream
+from homed.jobs.output.output import Output
 from homed.jobs.output.outputs import Outputs
 from homed.jobs.records import Command, Job, Origin, Result, State
 
@@ -32,6 +35,13 @@ class Event(NamedTuple):
     id: str
     kind: str
     data: dict[str, Any]
+
+
+class NoHosts:
+    """The job runs on the board itself."""
+
+    def get(self, id: str) -> Host:
+        raise NotFoundError(id)
 
 
 class OneJob:
@@ -49,6 +59,9 @@ class OneJob:
 
     async def get(self, id: str) -> Job:
         return self.held.job
+
+    def output(self, job: Job) -> Output | None:
+        return self.outputs.find(job.id, job.attempt)
 
     def follow(self, id: str, last_event_id: str = "") -> AsyncGenerator[Item, None]:
         return self._following.follow(id, last_event_id)
@@ -96,7 +109,7 @@ async def job(tmp_path: Path) -> AsyncIterator[OneJob]:
         return True
 
     streams = EventStreams(FollowerLimit(100), lambda: None, holds)
-    stream = JobStream(made, streams)
+    stream = JobStream(made, NoHosts(), streams)
 
     async def follow(request: web.Request) -> web.StreamResponse:
         return await stream.follow(Call(request, LOCAL, "", {"job_id": "job"}))
@@ -170,15 +183,23 @@ async def test_fields_are_those_that_clients_read(job: OneJob) -> None:
     await job.run("import os; os.write(2, b'wrong\\n')")
     status, output, complete = await job.events()
     assert (status.kind, output.kind, complete.kind) == ("status", "output", "complete")
-    assert (
-        status.data.items()
-        >= {"status": "completed", "job_id": "job", "started_at": "2026-01-01T00:00:00.000Z"}.items()
-    )
+    expected: dict[str, Any] = {"status": "completed", "job_id": "job", "id": "job"}
+    expected["started_at"] = "2026-01-01T00:00:00Z"
+    assert {name: status.data[name] for name in expected} == expected
     assert output.data.pop("timestamp").endswith("Z")
     assert output.data == {
         "type": "stderr", "content": "wrong\n", "job_id": "job", "output": "wrong\n", "is_stderr": True
     }  # fmt: skip
-    assert complete.data.items() >= {"status": "completed", "exit_code": 0, "job_id": "job"}.items()
+    expected = {"status": "completed", "exit_code": 0, "job_id": "job", "stdout": "", "stderr": "wrong\n"}
+    assert {name: complete.data[name] for name in expected} == expected
+
+
+async def test_the_last_event_has_the_beginning_and_the_end_of_much_output(job: OneJob) -> None:
+    await job.run("import os; os.write(1, b'begin' + b'x' * 1_000_000 + b'end')")
+    complete = (await job.events())[-1].data
+    assert complete["stdout_truncated"] and complete["output_truncated"] and not complete["stderr_truncated"]
+    assert complete["stdout"].startswith("begin") and complete["stdout"].endswith("end")
+    assert len(complete["stdout"]) < 70_000 and len(complete["output"]) < 70_000
 
 
 async def test_who_has_seen_the_end_is_told_not_to_come_again(job: OneJob) -> None:

@@ -1,5 +1,7 @@
 """Whether hosts can be reached, with Debian's sshd and with what is none."""
 
+import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
@@ -68,3 +70,24 @@ async def test_a_host_that_is_not_there(tmp_path: Path) -> None:
         with pytest.raises(NotFoundError):
             await checks.check("none")
         assert list(await checks.check_all(["none"])) == []
+
+
+async def test_first_checks_are_bounded_in_time_and_number_however_many_ask(server: Sshd, tmp_path: Path) -> None:
+    async with ssh_world(tmp_path, connect_timeout=60) as world:
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+            good = await world.by_key(server)
+            silents = [await world.by_key(server, port=silent.getsockname()[1]) for _ in range(30)]
+            ids = [good.id, *(host.id for host in silents)]
+            checks = Checks(world.hosts, world.connections, deadline=60.0)
+            found = await asyncio.gather(*(checks.check_first(ids, within=1.0) for _ in range(5)))
+            for one in found:
+                assert {id: checked.status for id, checked in one.items()} == {good.id: Status.CONNECTED}
+            silent.setblocking(False)
+            dialled = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    silent.accept()[0].close()
+                    dialled += 1
+            assert dialled <= 20, "each host once, and no more than 20 at a time"
+            await checks.close()
+        assert await checks.check_first([good.id], within=1.0) == {}, "it was checked"
