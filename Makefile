@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 CACHE := .cache
 STATE ?= $(CACHE)/state
 BOARDS ?= 1
+TEST_PACKAGES := $(CACHE)/packages-$(if $(filter 0,$(BOARDS)),unit,test)
 # ARGS goes to the program behind the target: `make test ARGS="-k plan"`, `make run ARGS="--port 8090"`.
 ARGS ?=
 
@@ -22,28 +23,32 @@ $(CACHE)/packages-%: tools/packages
 	@tools/packages $*
 	@mkdir -p $(CACHE) && touch $@
 
-$(VENV)/runtime: requirements/runtime.lock requirements/build.lock requirements/assets.lock pyproject.toml | $(CACHE)/packages-run
+$(VENV)/build: requirements/build.lock | $(CACHE)/packages-wheel
+	@tools/venv $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/runtime: requirements/runtime.lock requirements/build.lock requirements/assets.lock pyproject.toml | $(CACHE)/packages-venv
 	@tools/venv $(PYTHON) $(VENV) requirements/runtime.lock
 	@touch $@
 
-$(VENV)/dev: requirements/dev.lock $(VENV)/runtime | $(CACHE)/packages-$(if $(filter 0,$(BOARDS)),run,test)
+$(VENV)/dev: requirements/dev.lock $(VENV)/runtime
 	@tools/venv $(PYTHON) $(VENV) requirements/dev.lock
 	@touch $@
 
 engine: $(CACHE)/packages-run ## Start Docker Engine where nothing else does
 	@tools/engine
 
-run: $(VENV)/runtime ## Install what is needed and serve on 127.0.0.1:8080
+run: $(VENV)/runtime $(CACHE)/packages-run ## Install what is needed and serve on 127.0.0.1:8080
 	@tools/engine || echo "homed starts without Docker Engine and takes it up when it comes"
 	@exec $(BIN)/homed serve --state $(STATE) $(ARGS)
 
-test: $(VENV)/dev lint ## Run all that CI runs (BOARDS=0 leaves out what needs root)
+test: $(VENV)/dev $(TEST_PACKAGES) lint ## Run all that CI runs (BOARDS=0 leaves out what needs root)
 	@BOARDS=$(BOARDS) $(BIN)/python -m pytest $(ARGS)
 
-test-thorough: $(VENV)/dev ## Run the tests that take minutes or gigabytes, which `make test` leaves out (root)
+test-thorough: $(VENV)/dev $(CACHE)/packages-test ## Run the tests that take minutes or gigabytes, which `make test` leaves out (root)
 	@BOARDS=1 $(BIN)/python -m pytest -m thorough $(ARGS)
 
-test-vm: $(VENV)/dev ## Update real systems in QEMU and cut their power (root; 15 minutes; ARGS=story or cuts)
+test-vm: $(VENV)/dev $(CACHE)/packages-test ## Update real systems in QEMU and cut their power (root; 15 minutes; ARGS=story or cuts)
 	@$(BIN)/python -m tests.vm $(ARGS)
 
 lint: $(VENV)/dev ## Check style, types and the arrows between packages
@@ -51,14 +56,14 @@ lint: $(VENV)/dev ## Check style, types and the arrows between packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(VENV)/dev ## Measure, as ratios within one run (ARGS names single ones)
+bench: $(VENV)/dev $(CACHE)/packages-test ## Measure, as ratios within one run (ARGS names single ones)
 	@tools/engine
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-wheel: $(VENV)/dev ## Build the wheel into dist/
-	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist/*.whl
+wheel: $(VENV)/build ## Build the wheel into dist/
+	@$(BIN)/python -m pip --quiet wheel --no-deps --no-build-isolation --wheel-dir dist . && ls dist/*.whl
 
-board: wheel ## Boot a board with homed in it and open a shell there
+board: wheel $(VENV)/dev $(CACHE)/packages-test ## Boot a board with homed in it and open a shell there
 	@$(BIN)/python -m tests.boards --wheel $$(ls -t dist/*.whl | head -n1) $(ARGS)
 
 spec: $(VENV)/runtime ## Write api-spec/ anew from the routes
