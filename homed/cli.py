@@ -44,6 +44,11 @@ def _run(options: argparse.Namespace) -> int:
     except HomedError as error:
         print(f"homed: {error.message}", file=sys.stderr)
         return 78 if error.code in ("CONFIG_ERROR", "KEY_REQUIRED", "CANNOT_LISTEN") else 1
+    except PermissionError as error:
+        print(
+            f"homed: cannot open {error.filename or options.state}: permission denied: run it as root", file=sys.stderr
+        )
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

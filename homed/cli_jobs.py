@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ Options = argparse.Namespace
 _LOST_TRIES = 30
 _LOST_PAUSE = 1.0
 _CANCELLED = 130
+_CANCEL_TIMEOUT = 10.0
+_CANCEL_POLL_INTERVAL = 0.2
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -141,11 +142,29 @@ def _followed(control: Control, id: str) -> int:
             if not tries_left:
                 raise
         except KeyboardInterrupt:
-            # Once more would leave the job running unseen; so the first one is for the job.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            control.post("jobs", id, "cancel")
-            return _CANCELLED
+            return _cancelled(control, id)
         time.sleep(_LOST_PAUSE)
+
+
+def _cancelled(control: Control, id: str) -> int:
+    """Cancel the job of an interrupted command and wait until it has ended. A second ^C leaves it to homed."""
+    print(f"homed: cancelling job {id}", file=sys.stderr, flush=True)
+    try:
+        control.post("jobs", id, "cancel")
+        end = time.monotonic() + _CANCEL_TIMEOUT
+        while time.monotonic() < end:
+            job = control.get("jobs", id)
+            if job["status"] not in ("queued", "running"):
+                print(f"homed: job {id} is {job['status']}", file=sys.stderr)
+                return _CANCELLED
+            time.sleep(_CANCEL_POLL_INTERVAL)
+    except KeyboardInterrupt:
+        pass
+    except HomedError as error:
+        print(f"homed: cannot cancel job {id}: {error.message}; it may still be running", file=sys.stderr)
+        return _CANCELLED
+    print(f"homed: job {id} has not ended yet: see homed job show {id}", file=sys.stderr)
+    return _CANCELLED
 
 
 def _ended(job: Any) -> int:

@@ -1,4 +1,7 @@
-"""The command line's way to the homed that runs: its API, over the socket in the state directory."""
+"""The command line's way to the homed that runs: its API, over a Unix socket.
+
+Root uses the socket in the state directory. Anybody else uses the one that the group `homed` may open.
+"""
 
 import http.client
 import json
@@ -12,6 +15,7 @@ from urllib.parse import quote
 from homed.errors import HomedError
 
 SOCKET = "control.sock"
+GROUP_SOCKET = Path("/run/homed/api.sock")
 _PATIENCE = 120.0
 
 
@@ -34,11 +38,12 @@ class Event(NamedTuple):
 
 
 class Control:
-    """`state` is the state directory of the homed that is spoken to."""
+    """The API of the homed whose state directory is `state`; `group_socket` serves callers who may not open that."""
 
-    def __init__(self, state: Path, patience: float = _PATIENCE):
+    def __init__(self, state: Path, patience: float = _PATIENCE, group_socket: Path = GROUP_SOCKET):
         self._path = state / SOCKET
         self._patience = patience
+        self._group_socket = group_socket
 
     def get(self, *path: str, query: str = "") -> Any:
         return self._call("GET", path, None, query)
@@ -54,7 +59,7 @@ class Control:
         headers = {"Host": "localhost", "Accept": "text/event-stream"}
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
-        connection = _Connection(self._path, self._patience)
+        connection = self._connection()
         try:
             connection.request("GET", _target(path), None, headers)
             response = connection.getresponse()
@@ -73,7 +78,7 @@ class Control:
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        connection = _Connection(self._path, self._patience)
+        connection = self._connection()
         try:
             connection.request(method, target, data, headers)
             response = connection.getresponse()
@@ -82,6 +87,12 @@ class Control:
             raise NotRunningError(_why(self._path, error)) from error
         finally:
             connection.close()
+
+    def _connection(self) -> "_Connection":
+        # A state directory that is closed to the caller hides whether its socket is there.
+        closed = not os.access(self._path.parent, os.X_OK)
+        path = self._group_socket if closed and os.access(self._group_socket, os.W_OK) else self._path
+        return _Connection(path, self._patience)
 
 
 def _target(path: tuple[str, ...]) -> str:
@@ -150,7 +161,7 @@ def _refused(status: int, body: Mapping[str, Any]) -> RefusedError:
 
 def _why(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return f"{path} is for root alone"
+        return f"cannot reach homed: only root may open {path}, and members of the group homed {GROUP_SOCKET}"
     if isinstance(error, TimeoutError):
         return "homed does not answer"
     if isinstance(error, http.client.HTTPException):

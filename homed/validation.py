@@ -7,7 +7,7 @@ likewise; the leaves are msgspec's own conversion and keep its rules.
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -109,10 +109,29 @@ def _leaf(raw: object, kind: Any, path: str, strict: bool, errors: list[FieldErr
         text = str(error)
         found = _WHERE.search(text)
         inner = found["path"].removeprefix(".") if found else ""
-        errors.append(FieldError(_join(path, inner), _WHERE.sub("", text)))
+        errors.append(FieldError(_join(path, inner), _in_words(_WHERE.sub("", text), kind)))
     except (RecursionError, OverflowError, ValueError) as error:
         errors.append(FieldError(path, str(error)))
     return None
+
+
+def _in_words(text: str, kind: Any) -> str:
+    """Return msgspec's message; of a text that does not fit a pattern, the pattern's description in place of it."""
+    if " matching regex " not in text:
+        return text
+    for meta in _metas(kind):
+        if meta.pattern is not None and repr(meta.pattern) in text and meta.description:
+            return f"must be {meta.description}"
+    return "has characters or a form that is not allowed here"
+
+
+def _metas(kind: Any) -> Iterator[msgspec.Meta]:
+    """Yield every constraint in a type: of unions, lists and mappings too."""
+    for part in typing.get_args(kind):
+        if isinstance(part, msgspec.Meta):
+            yield part
+        else:
+            yield from _metas(part)
 
 
 def _struct_of(kind: Any) -> type[msgspec.Struct] | None:

@@ -1,6 +1,8 @@
 """Every wrong field is named, and nothing that a client sends raises anything else."""
 
+import ast
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -151,3 +153,27 @@ def test_no_bytes_raise_anything_but_a_validation_error(data: bytes) -> None:
         validation.decode_json(data, NewService)
     except ValidationError as error:
         assert error.errors  # noqa: PT017  it may raise or not
+
+
+class Named(msgspec.Struct, frozen=True):
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z]+$", description="lower-case letters")] | None = None
+    bare: dict[str, Annotated[str, msgspec.Meta(pattern="^[0-9]+$")]] = {}
+
+
+def test_a_pattern_is_explained_in_words() -> None:
+    with pytest.raises(ValidationError) as raised:
+        validation.convert({"name": "A", "bare": {"a": "x"}}, Named)
+    said = {error.field: error.message for error in raised.value.errors}
+    assert said["name"] == "must be lower-case letters"
+    assert said["bare.a"] == "has characters or a form that is not allowed here"
+
+
+def test_every_pattern_in_the_code_has_a_description() -> None:
+    lacking = []
+    for path in (Path(validation.__file__).parent).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                given = {keyword.arg for keyword in node.keywords}
+                if "pattern" in given and "description" not in given:
+                    lacking.append(f"{path.name}:{node.lineno}")
+    assert not lacking

@@ -22,7 +22,15 @@ log = logging.getLogger(__name__)
 BUCKET = "keys"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
-KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$(?!\n)")]
+KeyName = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$(?!\n)",
+        description="letters, digits, spaces, ., _, @ and -, the first one a letter or digit",
+    ),
+]
 
 
 class Key(msgspec.Struct, frozen=True):

@@ -163,7 +163,13 @@ class Containers(Section, frozen=True):
 class UpdateCheck(Section, frozen=True):
     """One check of the owner's own, asked when a new system is judged: a command, or an HTTP address."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)")]
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)",
+            description="up to 64 lower-case letters, digits, _, . and -, the first one a letter or digit",
+        ),
+    ]
     command: tuple[str, ...] = ()
     url: str | None = None
     timeout: Seconds = 10
@@ -182,7 +188,9 @@ class Updates(Section, frozen=True):
     max_bundle_size: Annotated[int, Meta(ge=1024, le=1 << 42)] = 4 << 30
     download_rate: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
     reboot: Literal["now", "never", "window"] = "never"
-    window: Annotated[str, Meta(pattern=WINDOW)] = ""
+    window: Annotated[
+        str, Meta(pattern=WINDOW, description="empty, HH:MM-HH:MM, or days before it: Sat,Sun 02:00-04:00")
+    ] = ""
     require_confirmation: bool = False
     allow_downgrade: bool = False
     deadline: Annotated[float, Meta(ge=1, le=86_400)] = 600

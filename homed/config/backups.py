@@ -24,8 +24,22 @@ class Retention(Section, frozen=True):
 class BackupSchedule(Section, frozen=True):
     """One systemd timer: `calendar` is an OnCalendar= expression. `verify` reads what was not verified for longest."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$(?!\n)")]
-    calendar: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$(?!\n)")]
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,31}$(?!\n)",
+            description="up to 32 lower-case letters, digits and -, the first one a letter or digit",
+        ),
+    ]
+    calendar: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[\x20-\x7e]+$(?!\n)",
+            description="one line of ASCII, as systemd.time(7) has it",
+        ),
+    ]
     action: Literal["create", "verify"] = "create"
     type: Literal["full", "incremental"] = "full"
     include_data: bool = True
@@ -40,8 +54,21 @@ class BackupTarget(Section, frozen=True):
     `credentials_file` for s3 (ACCESS_KEY_ID=… and SECRET_ACCESS_KEY=… on lines of their own); `ca_file` for a board.
     """
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$(?!\n)")]
-    url: Annotated[str, Meta(max_length=1024, pattern=r"^(sftp|s3|https?)://[^\s\x00-\x1f]+$(?!\n)")]
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,31}$(?!\n)",
+            description="up to 32 lower-case letters, digits and -, the first one a letter or digit",
+        ),
+    ]
+    url: Annotated[
+        str,
+        Meta(
+            max_length=1024,
+            pattern=r"^(sftp|s3|https?)://[^\s\x00-\x1f]+$(?!\n)",
+            description="an address that begins with sftp://, s3://, http:// or https://",
+        ),
+    ]
     key_file: str = ""
     known_hosts_file: str = ""
     credentials_file: str = ""
@@ -58,7 +85,9 @@ class BackupRepository(Section, frozen=True):
     homed makes a password in the state directory.
     """
 
-    url: Annotated[str, Meta(max_length=1024, pattern=r"^[^\x00-\x1f]*$(?!\n)")] = ""
+    url: Annotated[
+        str, Meta(max_length=1024, pattern=r"^[^\x00-\x1f]*$(?!\n)", description="one line without control characters")
+    ] = ""
     password_file: str = ""
     environment_file: str = ""
 
@@ -68,7 +97,16 @@ class Backups(Section, frozen=True):
 
     directory: str = ""
     encryption: Literal["off", "passphrase", "recipients"] = "off"
-    recipients: tuple[Annotated[str, Meta(pattern=r"^age1[0-9a-z]{58}$(?!\n)")], ...] = ()
+    recipients: tuple[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^age1[0-9a-z]{58}$(?!\n)",
+                description="a recipient of age: age1 and 58 lower-case letters and digits",
+            ),
+        ],
+        ...,
+    ] = ()
     compression: Annotated[int, Meta(ge=0, le=3)] = 2
     max_age: Annotated[float, Meta(ge=0, le=366 * 86_400)] = 0
     max_upload: Annotated[int, Meta(ge=1024, le=1 << 44)] = 256 << 30

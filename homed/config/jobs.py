@@ -10,13 +10,25 @@ from homed.errors import FieldError, ValidationError
 TaskType = Literal["echo", "sleep", "system_info", "http_request", "command", "python_eval"]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 _Size = Annotated[int, Meta(ge=0, le=1 << 50)]
-_UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,30}$(?!\n)")]
+_UserName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z_][a-z0-9_-]{0,30}$(?!\n)",
+        description="a user name: up to 31 lower-case letters, digits, _ and -, the first one a letter or _",
+    ),
+]
 
 
 class JobNode(Section, frozen=True):
     """What this board says of itself to requirements."""
 
-    role: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)")] = "worker"
+    role: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)",
+            description="up to 64 lower-case letters, digits, _, . and -, the first one a letter or digit",
+        ),
+    ] = "worker"
     tags: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=64)] = ()
     internet: bool = True
 

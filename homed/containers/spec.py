@@ -14,13 +14,35 @@ from homed.containers import backup_labels
 from homed.errors import FieldError, ValidationError
 
 # As Docker Engine names containers: of two characters at least.
-ServiceName = Annotated[str, Meta(min_length=2, max_length=63, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$(?!\n)")]
-Image = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$(?!\n)")]
-RestartPolicy = Annotated[str, Meta(pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$(?!\n)")]
-Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
+ServiceName = Annotated[
+    str,
+    Meta(
+        min_length=2,
+        max_length=63,
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$(?!\n)",
+        description="letters, digits, _, . and -, the first one a letter or digit",
+    ),
+]
+Image = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$(?!\n)",
+        description="an image reference: [HOST[:PORT]/]NAME[:TAG][@DIGEST]",
+    ),
+]
+RestartPolicy = Annotated[
+    str,
+    Meta(
+        pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]{0,3})?)$(?!\n)",
+        description="no, always, unless-stopped, on-failure or on-failure:COUNT",
+    ),
+]
+Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$", description="text without null characters")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 # A string is taken apart at each look, which costs; the arguments of a list are taken as they are.
-Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\u0000]*$")]
+Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\u0000]*$", description="text without null characters")]
 Command = Annotated[str, Meta(max_length=8192)] | tuple[Argument, ...]
 
 _VARIABLE = re.compile(r"[^=\x00]+")
@@ -80,10 +102,25 @@ class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     labels: dict[str, Text] = {}
     command: Command | None = None
     entrypoint: Command | None = None
-    network: Annotated[str, Meta(max_length=128, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$(?!\n)")] = "bridge"
+    network: Annotated[
+        str,
+        Meta(
+            max_length=128,
+            pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$(?!\n)",
+            description="letters, digits, _, . and -, the first one a letter or digit",
+        ),
+    ] = "bridge"
     devices: tuple[str, ...] = ()
     user: (
-        Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_][a-z0-9_.-]*(:[a-z0-9_][a-z0-9_.-]*)?$(?!\n)")] | None
+        Annotated[
+            str,
+            Meta(
+                max_length=64,
+                pattern=r"^[a-z0-9_][a-z0-9_.-]*(:[a-z0-9_][a-z0-9_.-]*)?$(?!\n)",
+                description="USER or USER:GROUP, each a name in lower case or a number",
+            ),
+        ]
+        | None
     ) = None
     read_only: bool = False
     tmpfs: tuple[str, ...] = ()

@@ -24,11 +24,29 @@ from homed.vault import Vault
 
 BUCKET = "hosts"
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_Line = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\u0000-\u001f\u007f-\u009f]+$(?!\n)")]
+_Line = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[^\u0000-\u001f\u007f-\u009f]+$(?!\n)",
+        description="one line without control characters",
+    ),
+]
 # A name that begins with a dash is an option to whoever hands it on to a command.
-_User = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^(?!-)[^\s\u0000-\u001f\u007f-\u009f:]+$(?!\n)")]
+_User = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^(?!-)[^\s\u0000-\u001f\u007f-\u009f:]+$(?!\n)",
+        description="a user name: no spaces, colons or control characters, and no - at its start",
+    ),
+]
 _Port = Annotated[int, Meta(ge=1, le=65535)]
-_Password = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^\u0000]+$(?!\n)")]
+_Password = Annotated[
+    str, Meta(min_length=1, max_length=1024, pattern=r"^[^\u0000]+$(?!\n)", description="text without null characters")
+]
 _Key = Annotated[str, Meta(min_length=1, max_length=keys.LONGEST)]
 _Url = Annotated[str, Meta(max_length=512)]
 

@@ -16,7 +16,7 @@ CANCELLED_EXIT, TIMED_OUT_EXIT = 130, 124
 CANCELLED = "Job cancelled by user"
 Id = Annotated[str, Meta(max_length=128)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,48}$(?!\n)")]
+_JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,48}$(?!\n)", description="up to 48 letters, digits and -")]
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 
 

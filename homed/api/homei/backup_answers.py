@@ -25,7 +25,10 @@ class Waiting(msgspec.Struct, frozen=True):
 class NewBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is not given is as here. The backup's name is `name` with the time, and what kind of archive it is."""
 
-    name: Annotated[str, Meta(pattern=rf"^{STEM}$(?!\n)")] = "backup"
+    name: Annotated[
+        str,
+        Meta(pattern=rf"^{STEM}$(?!\n)", description="letters, digits, _, . and -, the first one a letter or digit"),
+    ] = "backup"
     type: Type = Type.FULL
     include_data: bool = True
 

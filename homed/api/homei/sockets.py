@@ -9,7 +9,15 @@ from msgspec import Meta
 from homed.api.routes import Call, Route
 from homed.api.streaming import Streaming
 
-Pattern = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z_*.]+$(?!\n)")]
+Pattern = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[a-z_*.]+$(?!\n)",
+        description="an event's type or the beginning of one with a star: container.*",
+    ),
+]
 
 
 class EventQuery(msgspec.Struct, frozen=True):

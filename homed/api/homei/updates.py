@@ -19,7 +19,9 @@ from homed.updates.slots import Slot
 from homed.updates.updater import Request, Updater
 
 PATH = "/api/v1/update"
-BundlePath = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$(?!\n)")]
+BundlePath = Annotated[
+    str, Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$(?!\n)", description="an absolute path")
+]
 
 
 class Install(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,7 +29,7 @@ class Install(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     bundle_path: BundlePath | None = None
     bundle_url: Annotated[str, Meta(min_length=8, max_length=4096)] | None = None
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$(?!\n)")] | None = None
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$(?!\n)", description="64 hexadecimal digits")] | None = None
     reboot: Literal["now", "never", "window"] | None = None
     require_confirmation: bool | None = None
     allow_downgrade: bool | None = None

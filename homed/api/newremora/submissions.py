@@ -18,11 +18,15 @@ from homed.jobs.records import Command, Job, Origin, Script
 from homed.jobs.submission import NewJob
 
 # A command line becomes one argument of the shell, which Linux allows 128 KiB.
-_Line = Annotated[str, Meta(max_length=16_000, pattern=r"^[^\u0000]*$")]
-_Command = Annotated[str, Meta(min_length=1, max_length=16_000, pattern=r"^[^\u0000]+$")]
-_Script = Annotated[str, Meta(min_length=1, pattern=r"^[^\u0000]+$")]
+_Line = Annotated[str, Meta(max_length=16_000, pattern=r"^[^\u0000]*$", description="text without null characters")]
+_Command = Annotated[
+    str, Meta(min_length=1, max_length=16_000, pattern=r"^[^\u0000]+$", description="text without null characters")
+]
+_Script = Annotated[str, Meta(min_length=1, pattern=r"^[^\u0000]+$", description="text without null characters")]
 _LONGEST_SCRIPT = 262_144
-_Shell = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\u0000]+$")]
+_Shell = Annotated[
+    str, Meta(min_length=1, max_length=255, pattern=r"^[^\u0000]+$", description="text without null characters")
+]
 _ServerId = Annotated[str, Meta(min_length=1, max_length=64)]
 _Timeout = Annotated[float, Meta(gt=0, le=31_536_000)]
 _Priority = Annotated[int, Meta(ge=1, le=10)]
