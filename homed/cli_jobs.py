@@ -112,7 +112,10 @@ def _run(options: Options) -> int:
     if options.no_wait:
         print(job["id"])
         return 0
-    return _followed(control, job["id"])
+    try:
+        return _followed(control, job["id"])
+    except KeyboardInterrupt:
+        return _cancelled(control, job["id"])
 
 
 def _command(words: Sequence[str]) -> str:
@@ -141,8 +144,6 @@ def _followed(control: Control, id: str) -> int:
             tries_left -= 1
             if not tries_left:
                 raise
-        except KeyboardInterrupt:
-            return _cancelled(control, id)
         time.sleep(_LOST_PAUSE)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -185,3 +186,28 @@ def test_a_reader_that_has_ended_is_no_error(homed: Answers, run: Run, tmp_path:
     command = f"{sys.executable} -m homed job logs --state {tmp_path} j-1 | head -n 1; exit ${{PIPESTATUS[0]}}"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (141, "a\n", "")
+
+
+@pytest.mark.parametrize(("command", "cancels"), [("run", True), ("logs", False)])
+def test_an_interrupt_cancels_the_job_of_run_and_says_so_and_ends_logs_alone(
+    homed: Answers, tmp_path: Path, command: str, cancels: bool
+) -> None:
+    homed.on("POST", "jobs", (201, JOB))
+    homed.on("GET", "jobs/j-1/stream", events(output("1-2-2", "a\n")))  # it breaks off, and is asked for again
+    homed.on("POST", "jobs/j-1/cancel", (200, {}))
+    homed.on("GET", "jobs/j-1", (200, JOB | {"status": "running"}), (200, JOB | {"status": "canceled"}))
+    argument = "sleep 9" if command == "run" else "j-1"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "homed", "job", command, "--state", str(tmp_path), argument],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "a\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert (("POST", "jobs/j-1/cancel") in {(asked.method, asked.path) for asked in homed.asked}) == cancels
+    assert ("homed: job j-1 is canceled" in said) == cancels
