@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from homed.containers.model import Listed, Volume, from_list, volume_from
+from homed.containers.reachability import unreachable
 from homed.containers.spec import MANAGED_LABEL, Registry
 from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
@@ -220,7 +221,7 @@ class Engine:
             urllib3.exceptions.HTTPError,  # docker-py reads a pull's messages past requests
             OSError,
         ) as error:
-            raise EngineUnavailableError(f"Docker Engine cannot be reached at {self.address}") from error
+            raise unreachable(self.address) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(f"Docker Engine answered in an unknown form: {error!r}") from error
 

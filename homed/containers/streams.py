@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from homed.containers.reachability import unreachable
 from homed.errors import ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
 # Without these, the checks that containers run would wake homed at every beat.
@@ -78,7 +79,7 @@ class Streams:
         try:
             response = await session.request(method, f"{base}{path}", **more)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise EngineUnavailableError(f"Docker Engine cannot be reached at {self._address}") from error
+            raise unreachable(self._address) from error
         async with response:
             if response.status >= 400:
                 text = (await response.content.read(65_536)).decode(errors="replace")
