@@ -212,10 +212,10 @@ def build_wheel(folder: Path) -> Path:
 
 
 def installation() -> str:
-    """The commands of units/README.md that install the files beside it."""
+    """Return the commands of units/README.md that install the files beside it; the block before them is for packages."""
     text = (REPOSITORY / "units" / "README.md").read_text()
-    (commands,) = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
-    assert HOME in commands
+    packages, commands = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    assert HOME in packages and HOME in commands
     return str(commands)
 
 
