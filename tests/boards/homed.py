@@ -212,7 +212,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def installation() -> str:
-    """Return the commands of units/README.md that install the files beside it; the block before them is for packages."""
+    """Return the second block of commands in units/README.md: it installs the files beside it."""
     text = (REPOSITORY / "units" / "README.md").read_text()
     packages, commands = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
     assert HOME in packages and HOME in commands
