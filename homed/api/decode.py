@@ -51,9 +51,17 @@ def check_encoding(request: web.Request) -> None:
         )
 
 
+def media_type(request: web.Request) -> str:
+    """Return the type that a body is said to have, without its parameters; empty if it has none.
+
+    Not `request.content_type`: that is parsed by `email`, half a second for 8 KB of semicolons.
+    """
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
 def check_json(request: web.Request) -> None:
     """Only JSON, said to be JSON: a web page can send the simple types across origins without being asked."""
-    kind = request.content_type
+    kind = media_type(request)
     if kind != "application/json" and not kind.endswith("+json"):
         raise MediaTypeError("the body must be application/json")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from homed.access.scopes import Scope
 from homed.api import forms
+from homed.api.multipart import MEDIA
 from homed.api.newremora import Failed, answer
 from homed.api.newremora.server_answers import (
     Active,
@@ -56,7 +57,7 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
 
     one: dict[str, Any] = {"params": {"server_id": "The server's id."}}
     upload: dict[str, Any] = {
-        "scope": Scope.OPERATE, "uploads": (forms.MEDIA,), "form": Upload, "status": 201, "errors": (400, 413, 415),
+        "scope": Scope.OPERATE, "uploads": (MEDIA,), "form": Upload, "status": 201, "errors": (400, 413, 415),
         "change": "host.upload_key",
     }  # fmt: skip
     return [
