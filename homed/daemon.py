@@ -149,7 +149,10 @@ class Daemon:
         self.health.add("jobs", self.jobs.tell)
         self.event_streams = EventStreams(self.socket_limit, self.metrics.slow_clients.inc, self.keys.holds)
         self.listeners = listeners.Listeners(
-            config.api.connections, Neighbours(lambda: self._config.jobs.users).is_a_job
+            config.api.connections,
+            Neighbours(lambda: self._config.jobs.users).is_a_job,
+            per_client=config.api.connections_per_client,
+            dropped=lambda reason: self.metrics.connections_dropped.labels(reason).inc(),
         )
         self.limiter = Limiter(config.api.limits.clients, time.monotonic)
         self.extras = board.Extras()
@@ -301,6 +304,7 @@ class Daemon:
         self._spawn("bus", self.bus.run())
         await runner.setup()
         await self.listeners.start(runner, self._config, self._passed, self._tls, self._state / "control.sock")
+        self.listeners.report(self.health, configured=self._settings.is_set("monitoring.metrics_port"))
         # Only what serves may call the booted slot good, or judge it.
         self._spawn("updates", self.updates.runner.run())
         self._spawn("backups", self.backups.run(), essential=False)

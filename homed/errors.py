@@ -61,6 +61,14 @@ class ConfigError(HomedError):
     grpc = "INVALID_ARGUMENT"
 
 
+class HttpsRequiredError(HomedError):
+    """A request without TLS came to a port that has it."""
+
+    code = "HTTPS_REQUIRED"
+    status = 400
+    grpc = "INVALID_ARGUMENT"
+
+
 class NotFoundError(HomedError):
     code = "NOT_FOUND"
     status = 404
@@ -71,6 +79,14 @@ class MethodNotAllowedError(HomedError):
     code = "METHOD_NOT_ALLOWED"
     status = 405
     grpc = "UNIMPLEMENTED"
+
+
+class RequestTimeoutError(HomedError):
+    """A request did not come whole in time."""
+
+    code = "REQUEST_TIMEOUT"
+    status = 408
+    grpc = "ABORTED"
 
 
 class ConflictError(HomedError):

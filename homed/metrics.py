@@ -58,6 +58,12 @@ class Metrics:
         self.rate_limited = Counter(
             "homed_http_rate_limited", "Requests refused by a rate limit.", ["limit"], registry=self.registry
         )
+        self.connections_dropped = Counter(
+            "homed_http_connections_dropped",
+            "Connections refused or ended, as all are taken, one client has too many, or a deadline passed.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.steps = Counter(
             "homed_reconcile_steps",
             "Steps taken to bring services to what is wanted.",

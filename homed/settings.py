@@ -72,6 +72,16 @@ class Settings:
             return Component(Level.DEGRADED, self.trouble, needed=False)
         return Component(Level.HEALTHY, needed=False)
 
+    def is_set(self, path: str) -> bool:
+        """Tell whether the field at this dotted path was set by anybody, or has its default."""
+        for layer in (self._base, self._overlay, self._override):
+            value: object = layer
+            for name in path.split("."):
+                value = value.get(name) if isinstance(value, Mapping) else None
+            if value is not None:
+                return True
+        return False
+
     def listen(self, listener: Listener) -> None:
         """Have `listener` called with every later configuration."""
         self._listeners.append(listener)

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -16,6 +16,7 @@ from homed import clock, validation
 from homed.access.scopes import ANONYMOUS, Principal
 from homed.api import auth, decode, guard, protocol, request_log
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, Verdict, client_of
+from homed.api.origin import Origin, check_connection
 from homed.api.routes import HEADERS, STREAMED, Call, Family, Route
 from homed.config import Config, Limits
 from homed.errors import (
@@ -41,19 +42,6 @@ _SEND_DEADLINE = 30.0
 _SLOW_REQUEST = 1.0
 _A_WINDOW = {SECOND: "at once", MINUTE: "a minute", HOUR: "an hour"}
 _PRINCIPAL = web.RequestKey("homed.principal", Principal)
-
-
-class Origin(NamedTuple):
-    """Where a request comes from: the peer's address, and whether it came by a listener that is loopback only.
-
-    `only` is the one path that its listener serves (the metrics port's); None for all. `control`: it came by the socket
-    in the state directory, so from root on this board.
-    """
-
-    address: str
-    trusted: bool
-    only: str | None = None
-    control: bool = False
 
 
 class Front:
@@ -175,6 +163,7 @@ class Front:
     ) -> web.StreamResponse:
         decode.check_encoding(request)
         config = self._config()
+        check_connection(origin, headers, health=route.limit == "health")
         self._check_host(request, origin)
         if origin.only is not None and request.path != origin.only:
             raise NotFoundError(f"only {origin.only} is served here")

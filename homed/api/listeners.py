@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import stat
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
@@ -17,13 +18,14 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from homed.api import protocol
-from homed.api.front import Origin
+from homed.api.acceptor import Acceptor, HttpProtocol, is_loopback_peer
+from homed.api.connections import Connection, Pool
+from homed.api.origin import Origin
 from homed.config import Config, parse_address
 from homed.errors import ConfigError
+from homed.health import Component, Health, Level
 
 log = logging.getLogger(__name__)
-_BACKLOG = 256
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def is_loopback(host: str) -> bool:
@@ -39,7 +41,7 @@ def addresses(config: Config) -> list[tuple[str, int | None]]:
     """Every address that the configuration names, the metrics port's too; a port of None is a Unix socket."""
     found: list[tuple[str, int | None]] = [(config.api.host, config.api.port)]
     found += [parse_address(text) for text in config.api.listen]
-    if config.monitoring.enabled and config.monitoring.metrics_port is not None:
+    if config.monitoring.enabled and config.monitoring.metrics_port:
         found.append((config.monitoring.metrics_host, config.monitoring.metrics_port))
     return list(dict.fromkeys(found))
 
@@ -48,7 +50,7 @@ def metrics_port(config: Config) -> int | None:
     """The port on which `/metrics` stands alone; None where there is none, or it is one of the API's."""
     port = config.monitoring.metrics_port if config.monitoring.enabled else None
     own = {config.api.port, *(parse_address(text)[1] for text in config.api.listen)}
-    return None if port in own else port
+    return None if not port or port in own else port
 
 
 def check_exposure(config: Config, *, have_key: bool, sockets: Sequence[socket.socket] = ()) -> None:
@@ -69,18 +71,28 @@ Ends = Callable[[Any, Any], bool]
 class Listeners:
     """Serves an application's runner on sockets; knows for each request by which of them it came.
 
-    `is_stranger` is asked of each connection over the loopback (the client's address, and ours): whether it is to be
-    trusted no more than one from elsewhere.
+    `connections` are counted from accept, `per_client` those of one client from the network; `dropped` is told why one
+    was refused or ended. `is_stranger` is asked of each connection over the loopback (the client's address, and ours):
+    whether it is to be trusted no more than one from elsewhere.
     """
 
-    def __init__(self, connections: int, is_stranger: Ends = lambda client, server: False):
-        self._limit = connections
+    def __init__(
+        self,
+        connections: int,
+        is_stranger: Ends = lambda client, server: False,
+        *,
+        per_client: int = 64,
+        dropped: Callable[[str], object] = lambda reason: None,
+    ):
+        self.pool = Pool(connections, per_client, dropped, self._wake)
+        self._timer: asyncio.TimerHandle | None = None
         self._is_stranger = is_stranger
         # By the transport: asked once, since the other end may be closed before the next request is looked at.
         self._strangers: weakref.WeakKeyDictionary[asyncio.Transport, bool] = weakref.WeakKeyDictionary()
         self._trusted: set[tuple[str, int]] = set()
         self._metrics_port: int | None = None
-        self._servers: list[asyncio.Server] = []
+        self._metrics_trouble = ""
+        self._acceptors: list[Acceptor] = []
         self._unix: list[Path] = []
         self._control: str | None = None
         self.open: list[str] = []
@@ -90,20 +102,29 @@ class Listeners:
         if transport is None:
             return Origin("gone", trusted=False)
         name = transport.get_extra_info("sockname")
+        connection = request.protocol.connection if isinstance(request.protocol, HttpProtocol) else None
+        spare = connection is not None and connection.spare
         if not isinstance(name, tuple):
-            return Origin("unix", trusted=True, control=name == self._control)
+            return Origin("unix", trusted=True, control=name == self._control, spare=spare)
         peer = transport.get_extra_info("peername")
         only = "/metrics" if name[1] == self._metrics_port else None
         address = peer[0] if peer else "gone"
         # The peer too: a kernel that routes 127.0.0.0/8 (route_localnet, as some container networks set it) lets
         # neighbours in by a loopback listener.
-        trusted = (name[0], name[1]) in self._trusted and (address.startswith("127.") or address == "::1")
+        trusted = (name[0], name[1]) in self._trusted and is_loopback_peer(address)
         if trusted:
             known = self._strangers.get(transport)
             if known is None:
                 known = self._strangers[transport] = self._is_stranger(peer, name)
             trusted = not known
-        return Origin(address, trusted, only)
+        return Origin(address, trusted, only, spare=spare, plain=connection is not None and connection.plain)
+
+    def report(self, health: Health, *, configured: bool) -> None:
+        """Note in /health that the metrics port could not be opened: degraded if the owner asked for it."""
+        if self._metrics_trouble:
+            level = Level.DEGRADED if configured else Level.HEALTHY
+            component = Component(level, self._metrics_trouble, needed=False)
+            health.add("metrics", lambda: component)
 
     async def start(
         self,
@@ -119,6 +140,7 @@ class Listeners:
         making it, but must not keep it from anything else.
         """
         self._metrics_port = metrics_port(config)
+        metrics = (config.monitoring.metrics_host, self._metrics_port)
         wanted = addresses(config)[1:] if passed else addresses(config)
         sockets, given = list(passed), {_name_of(one) for one in passed}
         try:
@@ -130,18 +152,33 @@ class Listeners:
                     sockets.append(_unix(Path(host)))
                     # Only what was made here is taken away at the end: on what was passed, systemd goes on listening.
                     self._unix.append(Path(host))
+                elif (host, port) == metrics:
+                    sockets += self._bind_metrics(host, port)
                 else:
                     sockets += _bind(host, port)
         except ConfigError:
             for one in sockets[len(passed) :]:
                 one.close()
             raise
+        server = runner.server
+        assert isinstance(server, protocol.Server)
+        _tell_beginnings(server)
         for one in sockets:
-            await self._serve(runner, one, tls)
+            self._serve(server, one, tls)
         if control is not None:
-            await self._serve_control(runner, control)
+            self._serve_control(server, control)
 
-    async def _serve_control(self, runner: web.BaseRunner, path: Path) -> None:
+    def _bind_metrics(self, host: str, port: int) -> list[socket.socket]:
+        """Metrics alone are no reason not to start: whoever has the port may be another homed, or Prometheus."""
+        try:
+            return _bind(host, port)
+        except ConfigError as error:
+            self._metrics_trouble = f"{error.message}: /metrics is served on the API's own addresses only"
+            log.warning("Cannot serve metrics alone: %s", self._metrics_trouble)
+            self._metrics_port = None
+            return []
+
+    def _serve_control(self, server: protocol.Server, path: Path) -> None:
         try:
             one = _beside(path)
         except OSError as error:
@@ -149,35 +186,59 @@ class Listeners:
             return
         self._control = one.getsockname()
         self._unix.append(path)
-        await self._accept(runner, one, None)
+        self._accept(server, one, None, control=True)
 
-    async def _serve(self, runner: web.BaseRunner, one: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _serve(self, server: protocol.Server, one: socket.socket, tls: ssl.SSLContext | None) -> None:
         host, port = _name_of(one)
         if port is not None and is_loopback(host):
             self._trusted.add((host, port))
-        await self._accept(runner, one, tls if port is not None else None)
+        self._accept(server, one, tls if port is not None else None)
         shown = f"unix:{host}" if port is None else f"{'https' if tls else 'http'}://{_bracket(host)}:{port}"
         self.open.append(shown)
         log.info("Listening on %s", shown)
 
-    async def _accept(self, runner: web.BaseRunner, one: socket.socket, tls: ssl.SSLContext | None) -> None:
-        server = runner.server
-        assert server is not None
-        one.setblocking(False)
-        loop = asyncio.get_running_loop()
+    def _accept(
+        self, server: protocol.Server, one: socket.socket, tls: ssl.SSLContext | None, *, control: bool = False
+    ) -> None:
+        def handler(connection: Connection) -> HttpProtocol:
+            return server.make(HttpProtocol, pool=self.pool, connection=connection)
 
-        def connect() -> asyncio.Protocol:
-            return server() if len(server.connections) < self._limit else _Full()
+        acceptor = Acceptor(one, self.pool, handler, tls, control=control)
+        acceptor.start()
+        self._acceptors.append(acceptor)
 
-        self._servers.append(await loop.create_server(connect, sock=one, backlog=_BACKLOG, ssl=tls))
+    def _wake(self, deadline: float) -> None:
+        """Look at the deadlines again at this time (monotonic seconds)."""
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, deadline - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        self.pool.sweep(time.monotonic())
 
     def close(self) -> None:
-        """Accept nothing more; what is open is the runner's to end."""
-        for server in self._servers:
-            server.close()
+        """Accept nothing more; what is served is the runner's to end."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self.pool.close()
         for path in self._unix:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _tell_beginnings(server: web.Server) -> None:
+    """Have each connection told when a request of its own begins to be handled: its head is whole by then."""
+    make = server.request_factory
+
+    def made(*arguments: Any) -> web.BaseRequest:
+        protocol = arguments[2]
+        if isinstance(protocol, HttpProtocol):
+            protocol.begin()
+        return make(*arguments)
+
+    server.request_factory = made
 
 
 class _Malformed(logging.Filter):
@@ -193,15 +254,6 @@ class _Malformed(logging.Filter):
 
 _requests_log = logging.getLogger("homed.api.connections")
 _requests_log.addFilter(_Malformed())
-
-
-class _Full(asyncio.Protocol):
-    """What a connection past the bound meets: an answer, and the end."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(_FULL)
-        transport.close()
 
 
 def _name_of(one: socket.socket) -> tuple[str, int | None]:
@@ -271,5 +323,5 @@ def _beside(path: Path) -> socket.socket:
 
 
 def runner_for(application: web.Application) -> web.AppRunner:
-    """An idle or half-open connection is ended after 75 s; a handler is cancelled when its client goes."""
+    """A runner that cancels a handler when its client goes, and gives those that run 3 s at the end."""
     return protocol.Runner(application)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -24,7 +24,8 @@ _MAX_HEAD_BYTES = 32 * 1024
 _RECEIVE_BYTES = 32 * 1024
 _READ_BUFFER_BYTES = 16 * 1024
 _KEPT_HEAD_BYTES = 1024
-_KEEPALIVE_SECONDS = 75
+# Behind the deadlines of homed.api.connections, which tell a head that comes slowly from no request at all.
+_KEEPALIVE_SECONDS = 90
 # How long the rest of a body is read and thrown away, so that its sender gets to see the answer.
 _LINGERING_SECONDS = 2
 
@@ -89,13 +90,12 @@ class Protocol(web.RequestHandler):
             if self._messages:
                 self._body = self._messages[-1][1]
         elif self._head_bytes > _MAX_HEAD_BYTES and not self._upgraded:
-            self._refuse_head()
+            self.refuse_head(HeadTooLargeError(f"the request's headers are longer than {_MAX_HEAD_BYTES} bytes in all"))
 
-    def _refuse_head(self) -> None:
-        """Answer and end the connection without waiting for the rest of an endless head."""
+    def refuse_head(self, error: HomedError) -> None:
+        """Answer and end the connection without waiting for the rest of a head."""
         transport, waits = self.transport, self._waiter is not None
         if transport is not None and waits and self._refusal is not None:
-            error = HeadTooLargeError(f"the request's headers are longer than {_MAX_HEAD_BYTES} bytes in all")
             transport.write(_bytes_of(self._refusal(path_of(self._head), error)))
         self.force_close()
 
@@ -117,6 +117,9 @@ class Protocol(web.RequestHandler):
         return answer
 
 
+P = TypeVar("P", bound=Protocol)
+
+
 class Server(web.Server):
     """Makes a `Protocol` for each connection."""
 
@@ -127,7 +130,11 @@ class Server(web.Server):
         self._settings = settings
 
     def __call__(self) -> web.RequestHandler:
-        return Protocol(self, self._refusal, loop=asyncio.get_running_loop(), **self._settings)
+        return self.make(Protocol)
+
+    def make(self, kind: type[P], **more: Any) -> P:
+        """Make a connection's protocol of this kind, which takes `more`."""
+        return kind(self, self._refusal, loop=asyncio.get_running_loop(), **self._settings, **more)
 
 
 class Runner(web.AppRunner):

@@ -101,6 +101,7 @@ class Api(Section, frozen=True):
     require_key: bool = False
     token_lifetime: Annotated[int, Meta(ge=10, le=86_400)] = 900
     connections: Annotated[int, Meta(ge=8, le=65_536)] = 256
+    connections_per_client: Annotated[int, Meta(ge=1, le=65_536)] = 64
     sockets: Annotated[int, Meta(ge=1, le=65_536)] = 64
     body_limit: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     limits: Limits = Limits()
@@ -129,11 +130,14 @@ class Api(Section, frozen=True):
 
 
 class Monitoring(Section, frozen=True):
-    """`health_check_interval` is how often (seconds) the engine is asked for what its events may have missed."""
+    """`health_check_interval` is how often (seconds) the engine is asked for what its events may have missed.
+
+    `metrics_port` serves `/metrics` alone; 0 is none.
+    """
 
     enabled: bool = True
     metrics_host: str = "127.0.0.1"
-    metrics_port: Port | None = None
+    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 9090
     health_check_interval: Annotated[float, Meta(ge=1, le=3600)] = 30
     stats_interval: Annotated[float, Meta(ge=1, le=3600)] = 30
 
@@ -232,6 +236,7 @@ NEEDS_RESTART = (
     "api.listen",
     "api.tls",
     "api.connections",
+    "api.connections_per_client",
     "monitoring.metrics_host",
     "monitoring.metrics_port",
     "containers.engine",

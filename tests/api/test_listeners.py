@@ -1,6 +1,5 @@
 """Which sockets are served, which of them are trusted, and how many connections."""
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -10,13 +9,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
 from homed.api import listeners
-from homed.api.listeners import Listeners, check_exposure, is_loopback
+from homed.api.listeners import Listeners, addresses, check_exposure, is_loopback, metrics_port
 from homed.config import Api, Config, Monitoring
 from homed.errors import ConfigError
+from homed.health import Health, Level, overall
 from tests.support.homed import free_port
 
 
@@ -80,6 +81,8 @@ async def started(
     is_stranger: listeners.Ends = lambda client, server: False,
 ) -> AsyncIterator[Listeners]:
     """Listeners whose only route tells where a request came from."""
+    if config.monitoring == Monitoring():
+        config = msgspec.structs.replace(config, monitoring=Monitoring(metrics_port=0))
     made = Listeners(connections, is_stranger)
 
     async def tell(request: web.Request) -> web.Response:
@@ -105,7 +108,7 @@ async def ask(url: str, connector: aiohttp.BaseConnector | None = None) -> dict[
 
 
 def told(address: str, *, control: bool = False) -> dict[str, object]:
-    return {"address": address, "trusted": True, "only": None, "control": control}
+    return {"address": address, "trusted": True, "only": None, "control": control, "spare": False, "plain": False}
 
 
 async def test_a_loopback_listener_is_trusted() -> None:
@@ -210,32 +213,28 @@ async def test_the_metrics_port_serves_one_path() -> None:
         assert (await ask(f"http://127.0.0.1:{port}/"))["only"] is None
 
 
-async def test_a_connection_past_the_limit_is_answered_and_ended() -> None:
-    port = free_port()
-    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with started(Config(api=Api(port=port)), connections=2):
-        held = []
-        for _ in range(2):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request)
-            assert b"200" in await reader.readline()
-            held.append(writer)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        answer = await asyncio.wait_for(reader.read(), 20)
-        assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in answer
-        writer.close()
-        held[0].close()
-        await held[0].wait_closed()
-        async with asyncio.timeout(20):
-            while True:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(request)
-                with contextlib.suppress(ConnectionError):
-                    if b"200" in await reader.readline():
-                        break
-                writer.close()
-        for one in (writer, held[1]):
-            one.close()
+async def test_a_metrics_port_in_use_is_a_note_and_no_failed_start(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        metrics, port = taken.getsockname()[1], free_port()
+        config = Config(api=Api(port=port), monitoring=Monitoring(metrics_port=metrics))
+        async with started(config) as made:
+            assert await ask(f"http://127.0.0.1:{port}/") == told("127.0.0.1")
+            health = Health()
+            for configured, level in ((False, Level.HEALTHY), (True, Level.DEGRADED)):
+                made.report(health, configured=configured)
+                told_of = health.components()["metrics"]
+                assert (told_of.status, told_of.needed) == (level, False) and str(metrics) in (told_of.message or "")
+                assert overall(health.components()) is level
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+
+
+def test_metrics_are_served_on_9090_of_the_loopback_unless_it_is_switched_off() -> None:
+    assert addresses(Config()) == [("127.0.0.1", 8080), ("127.0.0.1", 9090)]
+    assert metrics_port(Config()) == 9090
+    off = Config(monitoring=Monitoring(metrics_port=0))
+    assert addresses(off) == [("127.0.0.1", 8080)] and metrics_port(off) is None
 
 
 @contextlib.contextmanager

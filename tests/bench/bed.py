@@ -34,7 +34,12 @@ class Served(Homed):
 
     def __init__(self, folder: Path, engine: str, tables: Tables):
         super().__init__(folder, engine)
-        own: Tables = {"api": {}, "api.limits": _LIMITS, "containers": {"engine": engine}}
+        own: Tables = {
+            "api": {},
+            "api.limits": _LIMITS,
+            "containers": {"engine": engine},
+            "monitoring": {"metrics_port": 0},
+        }
         self.tables = {name: dict(values) for name, values in {**own, **tables}.items()}
         self.write_config()
 

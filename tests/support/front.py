@@ -17,8 +17,9 @@ from homed.access.scopes import Scope
 from homed.access.tokens import Tokens
 from homed.api import homei, listeners
 from homed.api.auth import Authenticator
-from homed.api.front import Front, Origin
+from homed.api.front import Front
 from homed.api.limits import Limiter
+from homed.api.origin import Origin
 from homed.api.routes import Call, Family, Route
 from homed.config import Api, Config, Limits
 from homed.errors import ConflictError

@@ -20,7 +20,7 @@ from tests.support.wait import until
 _QUICK: Mapping[str, Mapping[str, Any]] = {
     "api": {},
     "api.limits": {"enabled": False},
-    "monitoring": {"health_check_interval": 1.0, "stats_interval": 1.0},
+    "monitoring": {"metrics_port": 0, "health_check_interval": 1.0, "stats_interval": 1.0},
     "containers": {"settle_time": 0.5, "start_timeout": 6.0, "backoff_first": 0.2, "backoff_limit": 2.0},
     "log": {"level": "debug"},
 }
