@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 and AsyncAPI 3.0 documents, generated from the routes: what is served is what is documented."""
 
 import http
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,6 +107,10 @@ def _schemas(served: Sequence[tuple[Family, Route]]) -> tuple[dict[Any, Any], di
     wanted += [kind for _, route in served for kind in (route.body, route.response) if kind is not None]
     kinds = list(dict.fromkeys(wanted))
     found, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    for component in components.values():
+        if "description" in component:
+            # Python 3.13 takes the indentation out of docstrings itself: every version is to give the same document.
+            component["description"] = inspect.cleandoc(component["description"])
     return dict(zip(kinds, found, strict=True)), dict(sorted(components.items()))
 
 
