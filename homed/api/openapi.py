@@ -12,6 +12,13 @@ from homed.api.routes import Family, Route
 from homed.events import Event
 
 Families = Sequence[tuple[Family, Sequence[Route]]]
+# RFC 9110's names: Python before 3.13 has older ones.
+_PHRASES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 _REF = "#/components/schemas/{name}"
 _LIMIT_HEADERS = {
     "X-RateLimit-Limit": "Requests that this class allows a client: a minute, or an hour where fewer of that are left.",
@@ -181,7 +188,7 @@ def _responses(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
     responses: dict[str, Any] = {}
     for status in (route.status, *route.statuses):
         responses[str(status)] = {
-            "description": http.HTTPStatus(status).phrase,
+            "description": _phrase(status),
             "headers": headers,
             "content": content,
         }
@@ -192,7 +199,7 @@ def _responses(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
     error = {"application/json": {"schema": schemas[family.error_type]}}
     for status in sorted({*common, *route.errors} - {int(code) for code in responses}):
         responses[str(status)] = {
-            "description": http.HTTPStatus(status).phrase,
+            "description": _phrase(status),
             "headers": headers,
             "content": error,
         }
@@ -202,3 +209,7 @@ def _responses(family: Family, route: Route, schemas: Mapping[Any, Any]) -> dict
 def _operation_id(route: Route) -> str:
     words = re.findall(r"[a-z0-9]+", route.path.lower().replace("/api/v1/", "/"))
     return "_".join([route.method.lower(), *words])
+
+
+def _phrase(status: int) -> str:
+    return _PHRASES.get(status) or http.HTTPStatus(status).phrase
