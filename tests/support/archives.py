@@ -97,7 +97,8 @@ def snapshot(tree: Path) -> dict[bytes, tuple[object, ...]]:
             one: os.getxattr(path, one, follow_symlinks=False)
             for one in sorted(os.listxattr(path, follow_symlinks=False))
         }
-        number = numbers.setdefault(there.st_ino, len(numbers)) if stat.S_ISREG(there.st_mode) else None
+        has_names = stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)  # tar makes two pipes of a pipe's names
+        number = numbers.setdefault(there.st_ino, len(numbers)) if has_names else None
         size = there.st_size if stat.S_ISREG(there.st_mode) else None
         found[name] = (
             there.st_mode,

@@ -18,6 +18,7 @@ from homed.errors import ArchiveError
 BLOCK: Final = 512
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 _LONGEST_PAX: Final = 8 << 20
+_LONGEST_TRUSTED_PAX: Final = 64 << 20
 _LONGEST_DIGITS: Final = 19
 _MAGIC: Final = b"ustar\x0000"
 _KINDS: Final = {
@@ -62,8 +63,8 @@ class Follower:
     `emit` gets the stream without the blocks that end an archive, and without the members of which `wanted` says no,
     which are not taken either. A member named `last` ends the stream for this follower: then `ended` is true, `final`
     is that member, and `rest` is what comes after its header. It ends at the end of the archive too: `final` is None
-    then, and `rest` begins with zeros. `trusted`: it comes from tar itself, so the headers' sums are not checked.
-    ArchiveError where it is no such tar.
+    then, and `rest` begins with zeros. `trusted`: it comes from tar itself, so the headers' sums are not checked, and a
+    pax header may be longer than what is read from elsewhere (see `heavy`). ArchiveError where it is no such tar.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Follower:
         self._last = last
         self._digest = digest
         self._trusted = trusted
+        self._longest_pax = _LONGEST_TRUSTED_PAX if trusted else _LONGEST_PAX
         self._hash = hashlib.sha256()
         self._passing: Entry | None = None  # the member whose payload is not all here
         self._dropped = False
@@ -173,7 +175,7 @@ class Follower:
         pax = _NOTHING
         if header[156] == _PAX:
             size = _number(header)
-            if size > _LONGEST_PAX:
+            if size > self._longest_pax:
                 raise unsafe(f"a pax header of {size} bytes after '{show(self.name)}'")
             body = at + BLOCK
             at = body + size + -size % BLOCK
@@ -195,6 +197,11 @@ class Follower:
     def _damaged(self) -> ArchiveError:
         where = f"in or after '{show(self.name)}'" if self.name else "at its beginning"
         return ArchiveError(f"the archive is damaged {where}")
+
+
+def heavy(entry: Entry) -> bool:
+    """Whether its headers (xattrs) are longer than what is read of an archive. Its `end` is that of the member."""
+    return entry.end - entry.start - entry.size - -entry.size % BLOCK > _LONGEST_PAX
 
 
 def unsafe(message: str) -> ArchiveError:

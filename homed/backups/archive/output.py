@@ -1,4 +1,8 @@
-"""What an archive is written to: compressed, sealed where asked, and a line for the manifest kept of each member."""
+"""What an archive is written to: compressed, sealed where asked, and read at once as who verifies it will read it.
+
+All that is written passes through the parser and the checks of a verification, which also note each member for the
+manifest: so an archive that could not be restored is never finished.
+"""
 
 import contextlib
 import os
@@ -8,9 +12,12 @@ from typing import Any, BinaryIO, Final
 from isal import igzip_threaded
 
 from homed.backups.archive import manifest, seal
-from homed.backups.archive.follow import Entry
+from homed.backups.archive.follow import Entry, Follower
+from homed.backups.archive.safety import Checks
 from homed.backups.archive.spool import Spool
+from homed.backups.records import Backup
 from homed.backups.worker.messages import Seal
+from homed.errors import ArchiveError
 
 _igzip: Final[Any] = igzip_threaded  # it has no types
 _THREADS: Final = 4
@@ -19,12 +26,15 @@ _THREADS: Final = 4
 class Output:
     """A new file at `path`, mode 0600. `level` is that of ISA-L. Ended by `close` or by `abandon`, which removes it.
 
-    `offset` is where in the tar the next byte will stand. OSError; BackupError where sealing fails.
+    `offset` is where in the tar the next byte will stand. OSError; BackupError where sealing fails; ArchiveError where
+    what is written would not pass its verification.
     """
 
     def __init__(self, path: Path, spool: Path, *, level: int, sealed: Seal | None):
         self.spool = Spool(spool)
         self.offset = 0
+        self._checks = Checks(self.spool)
+        self._reader = Follower(self._note, last=manifest.NAME)
         self._path = path
         self._sealed = sealed is not None
         self._raw: BinaryIO | None = None
@@ -44,9 +54,17 @@ class Output:
     def write(self, part: bytes | memoryview) -> None:
         self._out.write(part)
         self.offset += len(part)
+        if not self._reader.ended:
+            self._reader.feed(bytes(part))
 
-    def note(self, entry: Entry) -> None:
-        """A line for a member that was written."""
+    def check(self, backup: Backup) -> None:
+        """ArchiveError if what was written is not what its manifest will say: before the manifest is written."""
+        if not self._reader.between:
+            raise ArchiveError("its last member is not whole")
+        self._checks.finish(backup)
+
+    def _note(self, entry: Entry) -> None:
+        self._checks.see(entry)
         self.spool.add(manifest.line(entry.name, entry.kind, entry.size, entry.digest), entry.size)
 
     def close(self) -> int:

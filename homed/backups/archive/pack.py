@@ -11,13 +11,12 @@ import msgspec
 
 from homed.backups.archive import manifest, prefixes, tar
 from homed.backups.archive.blocks import END, member
-from homed.backups.archive.follow import Follower
 from homed.backups.archive.output import Output
 from homed.backups.archive.taking import Taking
 from homed.backups.records import Backup, Section
 from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Seal
-from homed.errors import BackupError, BackupSpaceError
+from homed.errors import ArchiveError, BackupError, BackupSpaceError
 
 
 class Packer:
@@ -87,7 +86,7 @@ class Packer:
 
     def _readme(self, out: Output) -> None:
         header, padding = member(manifest.README, len(manifest.TEXT), int(self._draft.created_at.timestamp()))
-        Follower(out.note, emit=out.write).feed(header + manifest.TEXT + padding)
+        out.write(header + manifest.TEXT + padding)
 
     def _manifest(self, out: Output) -> Backup:
         total = out.spool.total
@@ -95,6 +94,9 @@ class Packer:
             self._draft, members=total.members, data_size=total.size, sections=tuple(self._sections)
         )
         first = manifest.header(backup)
+        if manifest.record(first, backup.size) != backup:
+            raise ArchiveError("its record is not read as it was written")
+        out.check(backup)
         last = manifest.last(msgspec.structs.replace(total, sha256=out.spool.digest(first)))
         header, padding = member(manifest.NAME, len(first) + out.spool.length + len(last), int(time.time()))
         out.write(header + first)
@@ -111,6 +113,8 @@ def _explained() -> Iterator[None]:
         yield
     except FileExistsError:
         raise
+    except ArchiveError as error:
+        raise BackupError(f"the backup was thrown away, as it could not be restored: {error.message}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BackupSpaceError("there is no space left for the backup") from error

@@ -3,8 +3,8 @@
 - The first member is README; all others stand below a prefix that the manifest declares, each section in one piece.
 - A name has no empty part, no `.` or `..`. The folder that a member stands in is a folder member before it, and the
   last ones seen lead to it (tar writes a tree so): so nothing can stand below a link.
-- A link of a volume may point anywhere, as it did; it is never followed. A hard link's target is a file before it in
-  the same section.
+- A link of a volume may point anywhere, as it did; it is never followed. A hard link's target is a member before it in
+  the same section, and no folder: a link to a link (`ln -P`, `cp -al`) is one more name of it, and leads nowhere else.
 - There are no device nodes. A container's root can make them, but not use them; put back by the board's root they would
   open the board's disks to whoever gets at them there. The packer leaves them out, so none is refused here for nothing.
 - A name stands there twice only where a file was read again, or a folder on the way to one.
@@ -160,7 +160,7 @@ class Checks:
                 raise unsafe(f"'{show(name)}' is there twice")
         for index, link in self._links:
             first, kind = found.get(link, (index, ""))
-            if first >= index or kind not in _FILES:
+            if first >= index or kind == "dir":
                 raise unsafe(f"a hard link leads to '{show(link)}', which is no file before it")
         self._links.clear()
         self._perhaps_twice.clear()

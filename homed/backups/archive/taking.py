@@ -10,7 +10,7 @@ from typing import IO, Final
 import msgspec
 
 from homed.backups.archive import again, manifest, prefixes, tar
-from homed.backups.archive.follow import Entry, Follower, show
+from homed.backups.archive.follow import Entry, Follower, heavy, show
 from homed.backups.archive.output import Output
 from homed.backups.archive.tar import Meaning, Message
 from homed.backups.records import Section
@@ -36,8 +36,9 @@ class Taking:
         self._prefix = section.prefix.encode()
         self._base = Path(section.stored) if section.stored else tree
         self._exclude = [path for path in (again.relative(one, (self._base, tree)) for one in exclude) if path]
-        self._members = self._size = self._devices = self._deep = 0
+        self._members = self._size = self._devices = self._deep = self._heavy = 0
         self._lost: set[bytes] = set()
+        self._lost_folders: set[bytes] = set()
         self._changed: dict[bytes, None] = {}
         self._uncounted = 0
         self._remarks = 0
@@ -52,6 +53,11 @@ class Taking:
             self._watch.warn(
                 f"{self._section.name}: what has a path of more than {prefixes.LONGEST} bytes is not part of the backup"
                 f" ({self._deep})"
+            )
+        if self._heavy:
+            self._watch.warn(
+                f"{self._section.name}: what has more than 8 MiB of extended attributes, or is below it, is not part of"
+                f" the backup ({self._heavy})"
             )
         return msgspec.structs.replace(
             self._section,
@@ -124,9 +130,14 @@ class Taking:
         """Run tar, and pass on what it writes."""
 
         def allows(entry: Entry) -> bool:
-            return self._keeps(entry) and (wanted is None or wanted(entry))
+            if not self._keeps(entry):
+                return False
+            if wanted is None or wanted(entry):
+                return True
+            self._lost.add(entry.name)  # what links to it would lead nowhere
+            return False
 
-        follower = Follower(self._take, emit=self._out.write, wanted=allows, trusted=True)
+        follower = Follower(self._take, emit=self._out.write, wanted=allows, digest=False, trusted=True)
         with self._out.spool.scratch() as log, self._out.spool.scratch() as given:
             given.write(names or b"")
             given.seek(0)
@@ -150,12 +161,20 @@ class Taking:
 
     def _keeps(self, entry: Entry) -> bool:
         device, deep = entry.kind in ("char", "block"), len(entry.name) > prefixes.LONGEST
-        self._devices += device
-        self._deep += deep
-        if device or deep:
+        large = heavy(entry) or (bool(self._lost_folders) and self._is_below(entry.name))
+        if device or deep or large:
+            self._devices += device
+            self._deep += deep
+            self._heavy += large and not deep
             self._lost.add(entry.name)
+            if entry.kind == "dir" and large:
+                self._lost_folders.add(entry.name)
             return False
         return entry.kind != "hardlink" or not self._lost or self._follows(entry)
+
+    def _is_below(self, name: bytes) -> bool:
+        """Whether it stands in a folder that was left out."""
+        return name.rpartition(b"/")[0] in self._lost_folders
 
     def _follows(self, entry: Entry) -> bool:
         """Whether there is what a hard link leads to."""
@@ -167,7 +186,6 @@ class Taking:
     def _take(self, entry: Entry) -> None:
         self._members += 1
         self._size += entry.size
-        self._out.note(entry)
 
     def _judge(self, said: Iterator[Message], status: int, *, whole: bool) -> None:
         wrong: list[Message] = []

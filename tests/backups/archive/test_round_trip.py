@@ -261,18 +261,56 @@ def test_any_tree_comes_back(
 
 
 def _lay(path: bytes, what: object, modes: Random) -> None:
+    """What `what` says, with any owner, mode and time, and in a third of the cases one more name."""
     if isinstance(what, dict):
         os.mkdir(path)
         for name, inner in what.items():
             _lay(path + b"/" + name, inner, modes)
-    elif isinstance(what, bytes):
+        _mark(path, modes)
+        return
+    if isinstance(what, bytes):
         with open(path, "wb") as file:
             file.write(what)
-        os.chmod(path, modes.randrange(0o10000))
-        os.utime(path, ns=(0, modes.randrange(1 << 61)))
-        if modes.random() < 0.3 and len(os.path.basename(path)) < 250 and not os.path.lexists(path + b"+"):
-            os.link(path, path + b"+")
     elif isinstance(what, tuple):
         os.symlink(what[1], path)
     else:
         os.mkfifo(path)
+    _mark(path, modes)
+    if modes.random() < 0.3 and len(os.path.basename(path)) < 250 and not os.path.lexists(path + b"+"):
+        os.link(path, path + b"+", follow_symlinks=False)
+
+
+def _mark(path: bytes, modes: Random) -> None:
+    os.chown(path, modes.choice([0, 1, 1 << 21, (1 << 32) - 2]), modes.randrange((1 << 32) - 1), follow_symlinks=False)
+    if not os.path.islink(path):
+        os.chmod(path, modes.randrange(0o10000))
+    if os.path.isfile(path) and not os.path.islink(path) and modes.random() < 0.3:
+        os.setxattr(path, b"user." + modes.choice([b"a", b"a=b", b"%3D", b"a\nb", b"\xff"]), modes.randbytes(20))
+    os.utime(path, ns=(0, modes.randrange(-(1 << 60), 1 << 61)), follow_symlinks=False)
+
+
+@pytest.mark.parametrize("leads", ["a", "/etc/hosts", "../../x", "gone"])
+def test_a_hard_link_to_a_symlink_is_one_more_name_of_it(tree: Path, tmp_path: Path, leads: str) -> None:
+    """As `ln -P` and `cp -al` make them."""
+    (tree / "a").write_bytes(b"content")
+    os.symlink(leads, tree / "l")
+    os.link(tree / "l", tree / "l2", follow_symlinks=False)
+    subprocess.run(["cp", "-al", tree / "l", tree / "l3"], check=True)
+    before = snapshot(tree)
+    staged = round_trip(tree, tmp_path)
+    assert snapshot(staged) == before
+    assert len({(staged / name).lstat().st_ino for name in ("l", "l2", "l3")}) == 1
+
+
+def test_all_names_of_a_pipe_come_back(tree: Path, tmp_path: Path) -> None:
+    os.mkfifo(tree / "a")
+    os.link(tree / "a", tree / "b")
+    before = snapshot(tree)
+    assert snapshot(round_trip(tree, tmp_path)) == before
+
+
+def test_names_that_differ_by_case_or_normal_form_alone_are_kept(tree: Path, tmp_path: Path) -> None:
+    for name in ("a", "A", "\u00e9", "e\u0301", "\u212b", "\u00c5", "x.", "x ", "x", "CON"):
+        (tree / name).write_text(name)
+    before = snapshot(tree)
+    assert snapshot(round_trip(tree, tmp_path)) == before
