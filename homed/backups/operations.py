@@ -42,6 +42,7 @@ class Running:
     def __init__(self, operation: Operation, told: Callable[[Operation], None]):
         self.operation = operation
         self.cancelled = False
+        self.over = asyncio.Event()
         self._told = told
         self._stops: Cancellable | None = None
 
@@ -156,6 +157,7 @@ class Operations:
             log.error("An operation could not be recorded: %s", error.message)  # noqa: TRY400
         except BaseException:
             self._running = None
+            running.over.set()
             del self._all[operation.id]
             raise
         self._publish("started", operation)
@@ -163,9 +165,9 @@ class Operations:
         return operation
 
     async def wait(self, id: str) -> Operation:
-        """Until it has ended."""
-        while not self.get(id).ended and self._task is not None and not self._task.done():
-            await asyncio.wait([self._task])
+        """Until it has ended, or homed ends. NotFoundError (OPERATION_NOT_FOUND)."""
+        if self._running is not None and self._running.id == id:
+            await self._running.over.wait()
         return self.get(id)
 
     async def cancel(self, id: str) -> Operation:
@@ -181,6 +183,8 @@ class Operations:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._running is not None:  # its task had not even begun
+            self._running.over.set()
         for operation in self.all():
             if not operation.ended:
                 # On the disk it stays as it is: the next start says what became of it.
@@ -188,9 +192,15 @@ class Operations:
 
     async def _run(self, running: Running, work: Work) -> None:
         try:
-            ended = await self._outcome(running, work)
+            try:
+                ended = await self._outcome(running, work)
+            finally:
+                self._running = None
+            await self._close(ended)
         finally:
-            self._running = None
+            running.over.set()
+
+    async def _close(self, ended: Operation) -> None:
         self._all[ended.id] = ended
         self._log(ended)
         try:

@@ -20,7 +20,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     `prefix` is where it stands in the archive (`volumes/data`), `stored` where it lay when it was read. `users` are
     the services that mount it; `single` where the path is a file. `changed` are files that changed while they were read
     and could not be read in peace (at most 100 names), `changed_count` how many. `cloned`: read from a clone made in an
-    instant. `snapshot` is the restic snapshot that holds it, where it is not the backup's own. `offset` and `length`:
+    instant. `size` in bytes is without the holes of sparse files, `apparent_size` with them (0: not known).
+    `snapshot` is the restic snapshot that holds it, where it is not the backup's own. `offset` and `length`:
     where its members stand in the archive, in bytes of the tar before it is compressed.
     """
 
@@ -32,6 +33,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     stored: str = ""
     members: int = 0
     size: int = 0
+    apparent_size: int = 0
     capture: str = "live"
     cloned: bool = False
     snapshot: str | None = None

@@ -177,3 +177,16 @@ async def test_an_operation_that_nobody_knows_is_not_found(store: SqliteStore) -
     with pytest.raises(NotFoundError) as caught:
         Operations(store, Events()).get("nope")
     assert caught.value.code == "OPERATION_NOT_FOUND"
+
+
+async def test_who_waits_for_an_operation_that_is_only_being_written_down_waits_for_its_end(store: SqliteStore) -> None:
+    """It would not come to be written down, were nobody else let run meanwhile."""
+    operations = Operations(store, Events())
+    beginning = asyncio.create_task(operations.begin(OperationKind.CREATE, "b", done))
+    await asyncio.sleep(0)
+    running = operations.running
+    assert running is not None
+    assert not beginning.done()
+    ended = await operations.wait(running.id)
+    assert ended.state is State.SUCCEEDED
+    assert (await beginning).id == ended.id

@@ -199,6 +199,11 @@ class Follower:
         return ArchiveError(f"the archive is damaged {where}")
 
 
+def real_size(entry: Entry) -> int:
+    """The size of a sparse member's file, holes included."""
+    return _decimal(entry.pax[b"GNU.sparse.realsize"])
+
+
 def heavy(entry: Entry) -> bool:
     """Whether its headers (xattrs) are longer than what is read of an archive. Its `end` is that of the member."""
     return entry.end - entry.start - entry.size - -entry.size % BLOCK > _LONGEST_PAX

@@ -1,7 +1,6 @@
 """Takes one tree into an archive: tar reads it, what changed meanwhile is read again, what tar says is judged."""
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import IO, Final
 import msgspec
 
 from homed.backups.archive import again, manifest, prefixes, tar
-from homed.backups.archive.follow import Entry, Follower, heavy, show
+from homed.backups.archive.follow import Entry, Follower, heavy, real_size, show
 from homed.backups.archive.output import Output
 from homed.backups.archive.tar import Meaning, Message
 from homed.backups.records import Section
+from homed.backups.worker import survey
 from homed.backups.worker.context import Watch
 from homed.errors import BackupError
 
@@ -36,7 +36,7 @@ class Taking:
         self._prefix = section.prefix.encode()
         self._base = Path(section.stored) if section.stored else tree
         self._exclude = [path for path in (again.relative(one, (self._base, tree)) for one in exclude) if path]
-        self._members = self._size = self._devices = self._deep = self._heavy = 0
+        self._members = self._size = self._apparent = self._devices = self._deep = self._heavy = 0
         self._lost: set[bytes] = set()
         self._lost_folders: set[bytes] = set()
         self._changed: dict[bytes, None] = {}
@@ -64,6 +64,7 @@ class Taking:
             single=single,
             members=self._members,
             size=self._size,
+            apparent_size=self._apparent,
             offset=offset,
             length=self._out.offset - offset,
             changed=tuple(manifest.encode(name[2:] or b".")[:1000] for name in list(self._changed)[:_SHOWN]),
@@ -72,20 +73,15 @@ class Taking:
 
     def _capture(self, spooled: int) -> bool:
         """Whether it is a single file."""
-        try:
-            tree = self._tree.resolve(strict=True)
-            mode = tree.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            self._watch.warn(f"{self._section.name} is not there (any more): the backup holds nothing of it")
+        found = survey.locate(self._tree)
+        if isinstance(found, str):
+            self._watch.warn(f"{self._section.name} {found}")
             return False
-        if stat.S_ISDIR(mode):
-            self._folder(tree, spooled)
-            return False
-        if stat.S_ISREG(mode):
-            self._file(tree)
-            return True
-        self._watch.warn(f"{self._section.name} is neither a folder nor a file: it is not part of the backup")
-        return False
+        if found.single:
+            self._file(found.path)
+        else:
+            self._folder(found.path, spooled)
+        return found.single
 
     def _folder(self, tree: Path, spooled: int) -> None:
         since = time.time_ns()
@@ -186,6 +182,7 @@ class Taking:
     def _take(self, entry: Entry) -> None:
         self._members += 1
         self._size += entry.size
+        self._apparent += entry.size if entry.kind != "sparse" else real_size(entry)
 
     def _judge(self, said: Iterator[Message], status: int, *, whole: bool) -> None:
         wrong: list[Message] = []

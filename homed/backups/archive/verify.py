@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from homed.backups.archive import manifest
-from homed.backups.archive.follow import BLOCK, Entry, Follower, show, unsafe
+from homed.backups.archive.follow import BLOCK, Entry, Follower, real_size, show, unsafe
 from homed.backups.archive.safety import Checks
 from homed.backups.archive.spool import Spool
 from homed.backups.archive.stream import DAMAGE, Stream, explained
@@ -195,7 +195,7 @@ def described(entry: Entry, skipped: int) -> Member:
     header, pax = entry.header, entry.pax
     try:
         mtime = float(pax[b"mtime"]) if b"mtime" in pax else float(_octal(header[136:148]))
-        size = int(pax[b"GNU.sparse.realsize"]) if entry.kind == "sparse" else entry.size
+        size = real_size(entry) if entry.kind == "sparse" else entry.size
         uid = int(pax[b"uid"]) if b"uid" in pax else _octal(header[108:116])
         gid = int(pax[b"gid"]) if b"gid" in pax else _octal(header[116:124])
         mode = _octal(header[100:108])

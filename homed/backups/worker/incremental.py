@@ -2,17 +2,18 @@
 
 import logging
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from homed.backups import catalog
 from homed.backups.records import Backup, Section
-from homed.backups.worker import restic
+from homed.backups.worker import restic, snapshots, survey
 from homed.backups.worker.capture import Capturing, state_section
 from homed.backups.worker.channel import Channel
 from homed.backups.worker.messages import Create, Group, Repository
-from homed.errors import HomedError
+from homed.errors import ArchiveError, BackupError, HomedError
 
 log = logging.getLogger(__name__)
 # The same each time, so that restic finds what it has read before.
@@ -54,28 +55,62 @@ class _Making:
 
     def _still(self, capturing: Capturing, group: Group) -> None:
         trees: list[tuple[Section, Path]] = []
+        measured: list[Section] = []
         with capturing.captured(group) as read:
-            trees += read
+            trees += self._located(read)
+            if not trees:
+                return
             self._watch.phase("capturing", service=", ".join(group.services))
-            saved = self._save([tree for _, tree in trees], cloned=any(section.cloned for section, _ in trees))
-        self._sections += [
-            msgspec.structs.replace(section, stored=str(tree), snapshot=saved.snapshot) for section, tree in trees
-        ]
+            cloned = any(section.cloned for section, _ in trees)
+            saved = self._save([tree for _, tree in trees], cloned=cloned)
+            if cloned:  # else it is not measured while the services stand still
+                measured = [self._measured(section) for section, _ in trees]
+        measured = measured or [self._measured(section) for section, _ in trees]
+        self._sections += self._checked(saved, measured)
+
+    def _located(self, trees: Iterable[tuple[Section, Path]]) -> list[tuple[Section, Path]]:
+        """Those that can be part of a backup, and where each really lies; of the others it is warned."""
+        found = []
+        for section, tree in trees:
+            located = survey.locate(tree)
+            if isinstance(located, str):
+                self._watch.warn(f"{section.name} {located}")
+                continue
+            described = msgspec.structs.replace(section, stored=str(located.path), single=located.single)
+            found.append((described, located.path))
+        return found
+
+    def _measured(self, section: Section) -> Section:
+        """With what it holds, by the tree that was just saved."""
+        found = survey.measure(survey.Located(Path(section.stored), section.single), self._excluded(), self._watch)
+        if found.devices:
+            self._watch.warn(f"{section.name}: device nodes are not part of the backup ({found.devices})")
+        return msgspec.structs.replace(
+            section, members=found.members, size=found.size, apparent_size=found.apparent_size
+        )
+
+    def _checked(self, saved: restic.Saved, sections: Sequence[Section]) -> list[Section]:
+        """BackupError if the snapshot does not hold each of these as what it is: it could not be restored."""
+        described = [msgspec.structs.replace(section, snapshot=saved.snapshot) for section in sections]
+        try:
+            return snapshots.described(self._repository, saved.snapshot, described, self._work, self._watch)
+        except ArchiveError as error:
+            raise BackupError(f"the backup was thrown away, as it could not be restored: {error.message}") from error
 
     def _rest(self, live: list[Section]) -> Backup:
         """Everything else, and the record by which another board can find it all."""
         state = msgspec.structs.replace(state_section(), stored=self._request.state)
-        there = [section for section in live if Path(section.stored).exists()]
-        for gone in (section for section in live if section not in there):
-            self._watch.warn(f"{gone.name} was not there any more")
-        self._sections = [state, *self._sections, *there]
+        there = [section for section, _ in self._located([(one, Path(one.stored)) for one in [state, *live]])]
+        there = [self._measured(section) for section in there]
+        self._sections = [there[0], *self._sections, *there[1:]]
         draft = msgspec.structs.replace(
             self._request.draft, sections=tuple(self._sections), repository=self._repository.url
         )
         record = Path(self._request.state).with_name(restic.RECORD)
         catalog.write_record(record, draft)
         self._watch.phase("capturing")
-        saved = self._save([Path(self._request.state), record, *(Path(section.stored) for section in there)], main=True)
+        saved = self._save([record, *(Path(section.stored) for section in there)], main=True)
+        self._checked(saved, there)
         return msgspec.structs.replace(
             draft,
             snapshot=saved.snapshot,

@@ -1,7 +1,7 @@
 """Incremental backups: what homed has restic do with its repository. Each is one run of restic on the usual path."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -118,6 +118,23 @@ def snapshots(repository: Repository, work: Path, watch: Watch) -> list[Snapshot
     except ValueError as error:
         raise BackupError(f"restic's list of snapshots cannot be understood: {error}") from error
     return sorted(found, key=lambda one: one.time)
+
+
+def listed(
+    repository: Repository,
+    snapshot: str,
+    folders: Iterable[str] | None,
+    work: Path,
+    watch: Watch,
+    take: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Give `take` each node of a snapshot; with `folders`, only these and what is directly in them."""
+
+    def line(told: Mapping[str, Any]) -> None:
+        if told.get("struct_type") == "node":
+            take(told)
+
+    Restic(repository, work, watch).run("ls", "--json", "--no-lock", snapshot, *sorted(folders or ()), line=line)
 
 
 def restore(repository: Repository, snapshot: str, stored: str, into: Path, work: Path, watch: Watch) -> None:

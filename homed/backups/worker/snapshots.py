@@ -1,7 +1,12 @@
 """A snapshot of the restic repository, as a restore sees it."""
 
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from homed.backups.records import Backup, Section
 from homed.backups.worker import restic
@@ -20,16 +25,95 @@ class Snapshots:
         self._watch = watch
 
     def verify(self) -> Backup:
-        """Nothing is read for this: restic checks each block against its digest when it is laid out beside."""
-        return self._record
+        """The record, each section as its snapshot holds it. ArchiveError if one does not.
+
+        No content is read for this: restic checks each block against its digest when it is laid out beside.
+        """
+        self._watch.phase("verifying")
+        found: dict[str, Section] = {}
+        for snapshot in dict.fromkeys(self._snapshot_of(section) for section in self._record.sections):
+            sections = [one for one in self._record.sections if self._snapshot_of(one) == snapshot]
+            held = described(self._repository, snapshot, sections, self._work, self._watch)
+            found.update({section.prefix: section for section in held})
+        sections = [found[section.prefix] for section in self._record.sections]
+        return msgspec.structs.replace(self._record, sections=tuple(sections))
+
+    def _snapshot_of(self, section: Section) -> str:
+        snapshot = section.snapshot or self._record.snapshot
+        if snapshot is None:
+            raise ArchiveError(f"it is not known in which snapshot {section.name} is")
+        return snapshot
 
     def unpack(self, pieces: Sequence[tuple[Section, Path]]) -> None:
         for section, folder in pieces:
-            snapshot = section.snapshot or self._record.snapshot
-            if snapshot is None:
-                raise ArchiveError(f"it is not known in which snapshot {section.name} is")
+            snapshot = self._snapshot_of(section)
             restic.restore(self._repository, snapshot, section.stored, folder, self._work, self._watch)
+            if devices := _without_devices(folder):
+                self._watch.warn(f"{section.name}: device nodes are not restored ({devices})")
 
     def changes(self, trees: Sequence[Tree]) -> list[dict[str, object]]:
         """Trees as a whole: what is in them stands in the repository."""
         return [{"name": tree.section.name, "target": tree.target} for tree in trees if tree.section.kind != "config"]
+
+
+def described(
+    repository: Repository, snapshot: str, sections: Sequence[Section], work: Path, watch: Watch
+) -> list[Section]:
+    """The sections as a snapshot holds them: file or folder, and its members and size if the record has none.
+
+    ArchiveError (BACKUP_DAMAGED) if one is not in the snapshot, or neither a file nor a folder.
+    """
+    whole = any(not section.members for section in sections)
+    roots = {section.stored: _Root() for section in sections}
+
+    def take(node: Mapping[str, Any]) -> None:
+        path, kind, size = str(node.get("path")), str(node.get("type")), int(node.get("size", 0))
+        if (root := roots.get(path)) is not None:
+            root.kind = kind
+        for above in _and_above(path) if whole else ():
+            if (root := roots.get(above)) is not None:
+                root.members += 1
+                root.size += size
+
+    restic.listed(
+        repository, snapshot, None if whole else {str(Path(path).parent) for path in roots}, work, watch, take
+    )
+    found = []
+    for section in sections:
+        root = roots[section.stored]
+        if root.kind not in ("file", "dir"):
+            raise ArchiveError(f"the snapshot {snapshot} does not hold {section.name} as a file or a folder")
+        changed = msgspec.structs.replace(section, single=root.kind == "file")
+        if not section.members:
+            changed = msgspec.structs.replace(changed, members=root.members, size=root.size, apparent_size=root.size)
+        found.append(changed)
+    return found
+
+
+class _Root:
+    """A section's root as it is found in a snapshot, and what was counted below it."""
+
+    def __init__(self) -> None:
+        self.kind = ""
+        self.members = self.size = 0
+
+
+def _and_above(path: str) -> Iterable[str]:
+    while True:
+        yield path
+        above = path.rpartition("/")[0]
+        if not above or above == path:
+            return
+        path = above
+
+
+def _without_devices(folder: Path) -> int:
+    """Remove the device nodes of what was laid out: put back by root they would open the board's disks."""
+    removed = 0
+    for above, _, files in os.walk(os.fsencode(folder)):
+        for name in files:
+            mode = os.lstat(above + b"/" + name).st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                os.unlink(above + b"/" + name)
+                removed += 1
+    return removed
