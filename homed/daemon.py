@@ -37,7 +37,7 @@ from homed.bus import connection
 from homed.bus.systemd1 import Units
 from homed.config import Config
 from homed.config.jobs import Jobs as JobsConfig
-from homed.containers import policy
+from homed.containers import policy, protected
 from homed.containers.capturing import Capturing
 from homed.containers.engine import Engine
 from homed.containers.executor import Executor
@@ -108,16 +108,18 @@ class Daemon:
         self.view = View(self.engine, self.streams, self.events, lambda: self._config.monitoring.health_check_interval)
         self.vault = vault.open_or_closed(self._state)
         self.services = Services(
-            self.store, lambda spec: policy.violations(spec, self._config.containers, self._state), Sealing(self.vault)
+            self.store,
+            lambda spec: policy.violations(spec, self._config.containers, self._protected()),
+            Sealing(self.vault),
         )
         executor = Executor(
-            self.engine, self.view, self.services, self.events, lambda: self._config.containers, self._state,
+            self.engine, self.view, self.services, self.events, lambda: self._config.containers, self._protected,
             lambda step, worked: self.metrics.steps.labels(step, "ok" if worked else "failed").inc(),
         )  # fmt: skip
         self.reconciler = Reconciler(self.services, self.view, executor, self.events, lambda: self._config.containers)
         self.capturing = Capturing(
             self.services, self.reconciler, self.view, self.engine, self.streams, self.store,
-            lambda: self._config.containers, self._state,
+            lambda: self._config.containers, self._protected,
         )  # fmt: skip
         self.followers = FollowerLimit(config.containers.followers)
         self.socket_limit = FollowerLimit(config.api.sockets)
@@ -194,6 +196,9 @@ class Daemon:
         facts = Facts(*capacity.read(self._state))
         board = job_parts.Board(self._state, socket.gethostname(), boot.boot_id(), lambda: facts, info, local)
         return job_parts.Parts(board, self.store, self.vault, self.events, config)
+
+    def _protected(self) -> protected.Protected:
+        return protected.of_daemon(self._config, self._settings.file, self._state)
 
     @property
     def _config(self) -> Config:

@@ -29,7 +29,7 @@ def struggling(reports: Iterable[tuple[str, Report]]) -> list[str]:
     return [
         f"{name} is {report.status}" + (f" ({report.message})" if report.message else "")
         for name, report in reports
-        if report.status not in _WELL and report.reason != plan.FROZEN
+        if (report.status not in _WELL and report.reason != plan.FROZEN) or report.reason == plan.NOT_ALLOWED
     ]
 
 

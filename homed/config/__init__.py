@@ -20,6 +20,7 @@ from homed import validation
 from homed.config.address import NO_HOST, is_host
 from homed.config.address import parse_address as parse_address
 from homed.config.backups import Backups
+from homed.config.containers import Containers as Containers
 from homed.config.jobs import Jobs
 from homed.config.section import Section
 from homed.config.trees import changed_fields as changed_fields
@@ -146,24 +147,6 @@ class Monitoring(Section, frozen=True):
             raise ValidationError([FieldError("metrics_host", NO_HOST)])
 
 
-class Containers(Section, frozen=True):
-    """How services are kept. The `allow_` fields give a container power over the board: see SECURITY.md."""
-
-    engine: str = "unix:///var/run/docker.sock"
-    allow_privileged: bool = False
-    allow_host_root: bool = False
-    allow_docker_socket: bool = False
-    settle_time: Seconds = 10
-    start_timeout: Seconds = 180
-    backoff_first: Seconds = 1
-    backoff_limit: Seconds = 300
-    followers: Annotated[int, Meta(ge=1, le=4096)] = 64
-
-    def __post_init__(self) -> None:
-        if not self.engine.startswith(("unix:///", "tcp://")):
-            raise ValidationError([FieldError("engine", "must be unix:///path or tcp://host:port")])
-
-
 class UpdateCheck(Section, frozen=True):
     """One check of the owner's own, asked when a new system is judged: a command, or an HTTP address."""
 
@@ -249,6 +232,9 @@ FILE_ONLY = (
     "containers.allow_host_root",
     "containers.allow_docker_socket",
     "containers.engine",
+    "containers.data_roots",
+    "containers.devices",
+    "containers.capabilities",
     "updates.directory",
     "updates.checks",
     "backups.directory",

@@ -13,6 +13,7 @@ from homed.containers.holding import MARGIN, Holding
 from homed.containers.hooks import Hooks
 from homed.containers.keeper import Report
 from homed.containers.model import Container, State, from_inspect
+from homed.containers.protected import Protected
 from homed.containers.reconciler import Reconciler
 from homed.containers.records import Service
 from homed.containers.services import Services
@@ -28,7 +29,7 @@ _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 
 class Capturing:
-    """`state` is homed's state directory; `margin` seconds are given beyond a service's own time to stop.
+    """`protected` gives what is homed's own; `margin` seconds are given beyond a service's own time to stop.
 
     Call `recover` once the store is open and before the services are kept, `close` before the engine's.
     """
@@ -42,7 +43,7 @@ class Capturing:
         streams: Streams,
         store: Store,
         config: Callable[[], Containers],
-        state: Path,
+        protected: Callable[[], Protected],
         margin: float = MARGIN,
     ):
         self._services = services
@@ -50,7 +51,7 @@ class Capturing:
         self._view = view
         self._engine = engine
         self._config = config
-        self._state = state
+        self._protected = protected
         self._hooks = Hooks(engine, streams)
         self._holding = Holding(services, reconciler, view, margin)
         self._freezer = Freezer(engine, view, store, self._holding)
@@ -90,7 +91,7 @@ class Capturing:
         socket = self._config().engine.removeprefix("unix://")
         try:
             async with asyncio.timeout(_LOOK):
-                return await asyncio.to_thread(sources.of_path, path, self._state, socket, exclude)
+                return await asyncio.to_thread(sources.of_path, path, self._protected(), socket, exclude)
         except TimeoutError:
             return Source("path", path, "", f"it could not be looked at within {_LOOK:.0f} s")
 
@@ -189,7 +190,8 @@ class Capturing:
                 found |= restoring.mounted_paths(self._read(name, record))
             except ValidationError:
                 continue
-        return {path for path in found if not policy.is_the_systems(policy.real_path(path), self._state)}
+        protected = self._protected()
+        return {path for path in found if not policy.is_the_systems(policy.real_path(path), protected)}
 
     async def put(self, records: Mapping[str, bytes]) -> None:
         """Have the services as these say, all of them or none. ValidationError, StoreError."""

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from homed.config import Containers
 from homed.containers import creation, plan, policy
 from homed.containers.engine import Engine
 from homed.containers.plan import Step
+from homed.containers.protected import Protected
 from homed.containers.records import Service
 from homed.containers.services import Services
 from homed.containers.spec import LOCKED, LockedRegistry, ServiceSpec
@@ -20,6 +20,7 @@ from homed.events import Events
 Count = Callable[[str, bool], None]
 Progress = Callable[[Mapping[str, object]], None]
 _SECONDS_BETWEEN_PROGRESS = 0.5
+_LOOK_TIMEOUT = 10.0
 
 
 class Executor:
@@ -32,7 +33,7 @@ class Executor:
         services: Services,
         events: Events,
         allowed: Callable[[], Containers],
-        state: Path,
+        protected: Callable[[], Protected],
         count: Count,
     ):
         self._engine = engine
@@ -40,7 +41,7 @@ class Executor:
         self._services = services
         self._events = events
         self._allowed = allowed
-        self._state = state
+        self._protected = protected
         self._count = count
 
     async def image_present(self, image: str) -> bool:
@@ -76,9 +77,20 @@ class Executor:
         body = creation.configuration(service.name, spec)
         await self._view.refresh(await self._engine.create(step.name, body))
 
+    async def refusal(self, spec: ServiceSpec) -> str:
+        """Explain why this could not be made or started now; empty if it could, or if nobody can tell in time."""
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT):
+                await asyncio.to_thread(self._check, spec)
+        except EngineError as error:
+            return error.message
+        except TimeoutError:
+            return ""
+        return ""
+
     def _check(self, spec: ServiceSpec) -> None:
         """On a thread: a folder whose disk or server hangs must not hold up the event loop."""
-        refused = policy.violations(spec, self._allowed(), self._state)
+        refused = policy.violations(spec, self._allowed(), self._protected())
         if refused:
             raise EngineError("; ".join(f"{e.field}: {e.message}" for e in refused), code="NOT_ALLOWED")
 

@@ -22,7 +22,7 @@ from homed.containers.model import Container
 from homed.containers.plan import Actual, Dependency, Plan, Step, Timing, Wanted
 from homed.containers.records import Service
 from homed.containers.services import Entry, Services
-from homed.containers.spec import LOCKED, LockedRegistry
+from homed.containers.spec import LOCKED, LockedRegistry, ServiceSpec
 from homed.containers.view import View
 from homed.errors import EngineUnavailableError, HomedError
 from homed.events import Events
@@ -87,6 +87,8 @@ class Keeper:
         self._ends: dict[str, datetime | None] = {}
         self._looked = False
         self._blocked = False
+        self._judged: tuple[str, Containers] | None = None
+        self._not_allowed = ""
 
     def wake(self) -> None:
         """Have it look again soon."""
@@ -142,6 +144,7 @@ class Keeper:
             actual = await self._look(service, wanted, containers)
         except HomedError as error:
             return self._fail_to_look(entry, error)
+        await self._judge(service, containers)
         timing = Timing(now(), time.monotonic(), self._config().settle_time, self._config().start_timeout)
         decided = plan.plan(wanted, actual, timing)
         self._say(entry, decided)
@@ -152,6 +155,17 @@ class Keeper:
                 self._blocked = step.act not in (plan.PULL, plan.CREATE, plan.START)
                 break
         return decided
+
+    async def _judge(self, service: Service, containers: tuple[Container, ...]) -> None:
+        """Note whether a container that runs could be started again: the rules may be stricter than when it was."""
+        spec = service.effective
+        if not any(container.is_up for container in containers) or not needs_permission(spec):
+            self._judged, self._not_allowed = None, ""
+            return
+        judged = (self._digest, self._config())
+        if judged != self._judged:
+            self._not_allowed = await self._executor.refusal(spec)
+            self._judged = judged
 
     def _wanted(self, service: Service) -> Wanted:
         return records.wanted(service, self._holds.find(self.name), self._holds.spared(self.name))
@@ -276,13 +290,16 @@ class Keeper:
         wanted = records.wanted(service)
         container = self._container(wanted.digest)
         failures = self._pull if decided.reason == "pull_failed" else self._failures
+        warning = ""
+        if self._not_allowed and decided.status == "running" and not decided.reason:
+            warning = f"it runs, and could not be started again: {self._not_allowed}"
         self._report(
             Report(
                 status=decided.status,
                 wanted="deleted" if wanted.removed else "running" if wanted.run else "stopped",
                 actual=str(container.state) if container is not None else "missing",
-                reason=decided.reason or None,
-                message=decided.message or _to_be_given(service),
+                reason=decided.reason or (plan.NOT_ALLOWED if warning else None),
+                message=decided.message or warning or _to_be_given(service),
                 step=decided.steps[0].act if decided.steps else None,
                 next_try=_wall(decided.next_at),
                 attempts=failures.times,
@@ -328,6 +345,11 @@ class Keeper:
 def _to_be_given(service: Service) -> str | None:
     """What its owner has to give it, though it runs: where nothing is to be pulled, nothing else tells."""
     return LOCKED if isinstance(service.effective.registry, LockedRegistry) else None
+
+
+def needs_permission(spec: ServiceSpec) -> bool:
+    """Whether a service asks for something of the board."""
+    return bool(spec.volumes or spec.devices or spec.privileged)
 
 
 def _wall(mono: float | None) -> datetime | None:

@@ -92,6 +92,8 @@ CONFIRM, REJECT, RESTARTED, FORGET = "confirm", "reject", "restarted", "forget"
 AGAIN = "again"
 # The reasons of a service that is held, and of one that is frozen.
 HELD, FROZEN = "held", "backup"
+# The reason of one that runs, and would be refused if it were started now.
+NOT_ALLOWED = "not_allowed"
 
 
 class Plan(NamedTuple):

@@ -5,15 +5,16 @@ Asked when a service is stored, and again when its container is made: a path may
 
 import os
 import re
-import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from posixpath import normpath
 
 from homed.config import Containers
+from homed.containers import device_policy
+from homed.containers.protected import Protected, inside, overlapping
 from homed.containers.spec import ServiceSpec, parse_device, parse_volume
 from homed.errors import FieldError
 
-# Mounting one of these, or a folder above one, hands over the board.
+# What is no data of a service: no backup holds it, and no restore replaces it.
 _SYSTEM = (
     "/bin", "/boot", "/efi", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/snap", "/sys",
     "/usr", "/var/backups", "/var/lib/containerd", "/var/lib/docker", "/var/lib/dpkg", "/var/lib/homed",
@@ -21,12 +22,17 @@ _SYSTEM = (
     "/var/snap", "/var/spool",
 )  # fmt: skip
 # A user's folder itself, and what is hidden in it (.ssh, .profile), is a way to log in: often with sudo.
-_HOME = re.compile(r"/home(/[^/]+(/\..*)?)?")
+_HIDDEN = re.compile(r"(/[^/]+(/\..*)?)?")
+_NO_LOGIN = ("nologin", "false", "sync", "halt", "shutdown")
 # Harmless to read, and asked for by many images. Not all of /run/udev: it holds the socket that commands udev, and a
 # socket takes orders on a read-only mount too.
-_READABLE = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/run/udev/data", "/etc/ssl/certs")
-# Character devices that reach memory, flash or disks; disks themselves are told by their kind.
-_RAW = re.compile(r"/dev/(mem|kmem|port|kmsg|nvram|vc-mem|(mtd|sg|bsg|ubi|nvme|ng\d|mmcblk|raw/|cpu/).*)")
+_READABLE = (
+    "/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/run/udev/data", "/etc/ssl/certs",
+    "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/nv_tegra_release",
+    "/sys/firmware/devicetree/base",
+)  # fmt: skip
+# The root, the files and the folder of a process: other ones for each that looks, so nobody can say which.
+_PROCESS = re.compile(r"/proc/(self|thread-self|\d+)(/.*)?")
 
 
 def real_path(path: str) -> str:
@@ -40,76 +46,103 @@ def real_path(path: str) -> str:
 
 
 def violations(
-    spec: ServiceSpec, allowed: Containers, state: Path, resolve: Callable[[str], str] = real_path
+    spec: ServiceSpec, allowed: Containers, protected: Protected, resolve: Callable[[str], str] = real_path
 ) -> list[FieldError]:
     """Every field that asks for more than is allowed."""
-    return list(_violations(spec, allowed, state, resolve))
+    return list(_violations(spec, allowed, protected, resolve))
 
 
 def _violations(
-    spec: ServiceSpec, allowed: Containers, state: Path, resolve: Callable[[str], str]
+    spec: ServiceSpec, allowed: Containers, protected: Protected, resolve: Callable[[str], str]
 ) -> Iterator[FieldError]:
     if spec.privileged and not allowed.allow_privileged:
         yield FieldError("privileged", "is not allowed here: containers.allow_privileged is off")
-    engine = allowed.engine.removeprefix("unix://")
     for i, text in enumerate(spec.volumes):
         volume = parse_volume(text)
         if not volume.is_path:
             continue
-        # What is in /proc leads elsewhere for each process that looks: where to, cannot be told for the engine.
-        if inside(os.path.normpath(f"/{volume.source.lstrip('/')}"), "/proc") and not allowed.allow_host_root:
-            yield FieldError(f"volumes[{i}]", f"{volume.source} is the system's: containers.allow_host_root is off")
-            continue
         try:
-            real = resolve(volume.source)
+            refused = _mount_refusal(volume.source, volume.read_only, allowed, protected, resolve)
         except OSError as error:  # such as /proc/1/root
-            yield FieldError(f"volumes[{i}]", f"cannot be looked at: {error.strerror}")
-            continue
-        if _holds_socket(real, resolve(engine), volume.source, engine) and not allowed.allow_docker_socket:
-            yield FieldError(f"volumes[{i}]", "holds Docker's socket: containers.allow_docker_socket is off")
-        elif _is_system(real, volume.read_only, resolve(str(state))) and not (
-            allowed.allow_host_root or real == resolve(engine)
-        ):
-            yield FieldError(f"volumes[{i}]", f"{real} is the system's: containers.allow_host_root is off")
+            refused = f"cannot be looked at: {error.strerror}"
+        if refused is not None:
+            yield FieldError(f"volumes[{i}]", refused)
+    if allowed.allow_privileged:  # it gives these too
+        return
     for i, text in enumerate(spec.devices):
-        if not allowed.allow_privileged and _is_raw(parse_device(text).source, resolve):
-            yield FieldError(f"devices[{i}]", "is raw memory or a disk: containers.allow_privileged is off")
+        refused = device_policy.refusal(parse_device(text).source, allowed.devices, resolve)
+        if refused is not None:
+            yield FieldError(f"devices[{i}]", f"{refused}, and containers.allow_privileged is off")
 
 
-def is_the_systems(real: str, state: Path, resolve: Callable[[str], str] = real_path) -> bool:
-    """Whether a path, links followed, is the system's or homed's own, or holds some of it: whatever is allowed."""
-    return _is_system(real, read_only=False, state=resolve(str(state)))
+def _mount_refusal(
+    source: str, read_only: bool, allowed: Containers, protected: Protected, resolve: Callable[[str], str]
+) -> str | None:
+    written = normpath(f"/{source.lstrip('/')}")
+    if _PROCESS.fullmatch(written):
+        return f"{source} leads into a process: it can never be mounted"
+    if inside(written, "/proc") and not allowed.allow_host_root:
+        return f"{source} is the system's: containers.allow_host_root is off"
+    real = resolve(source)
+    engine = allowed.engine.removeprefix("unix://")
+    if engine.startswith("/"):
+        socket = resolve(engine)
+        if inside(engine, written) or overlapping(real, (socket,)):
+            if not allowed.allow_docker_socket:
+                return "holds Docker's socket: containers.allow_docker_socket is off"
+            if real == socket:
+                return None
+    readable = read_only and any(inside(real, path) for path in _READABLE)
+    held = protected.conflict(real, code=not readable)
+    if held is not None:
+        return f"{real} is homed's own, or holds or lies in it ({held}): it can never be mounted"
+    if readable or allowed.allow_host_root:
+        return None
+    return _outside(real, [resolve(root) for root in allowed.data_roots], resolve)
 
 
-def _holds_socket(real: str, engine: str, *others: str) -> bool:
-    return inside(engine, real) or inside(others[1], others[0])
+def _outside(real: str, roots: list[str], resolve: Callable[[str], str]) -> str | None:
+    """Explain why a path is not data of the board's: it lies in no data root, or is a user's own."""
+    within = [root for root in roots if inside(real, root)]
+    if not within:
+        return (
+            f"{real} lies in none of containers.data_roots ({', '.join(roots)}), and containers.allow_host_root is off:"
+            " use a folder in one of them, or a named volume"
+        )
+    home = resolve("/home")
+    # A root that names a user's folder, or one in it, was meant.
+    if any(inside(root, home) and root != home for root in within):
+        return None
+    if inside(real, home) and _HIDDEN.fullmatch(real[len(home.rstrip("/")) :]):
+        return f"{real} is a user's own, or hidden in his folder: containers.data_roots does not name it"
+    for user in login_homes(resolve):
+        is_own = inside(user, real) or (inside(real, user) and real[len(user) :].startswith("/."))
+        if is_own and not any(inside(root, user) for root in within):
+            return f"{real} is a user's own, or hidden in his folder: containers.data_roots does not name it"
+    return None
 
 
-def _is_system(real: str, read_only: bool, state: str) -> bool:
-    if read_only and any(inside(real, path) for path in _READABLE):
-        return False
-    if _HOME.fullmatch(real):
-        return True
-    return any(inside(path, real) or inside(real, path) for path in (*_SYSTEM, state))
-
-
-def inside(path: str, folder: str) -> bool:
-    folder = folder.rstrip("/")
-    return not folder or path == folder or path.startswith(f"{folder}/")
-
-
-def _is_raw(device: str, resolve: Callable[[str], str]) -> bool:
-    """Whether a device is raw memory or a disk, or a folder that holds one: the engine hands over all that is in it."""
+def login_homes(resolve: Callable[[str], str], accounts: str = "/etc/passwd") -> list[str]:
+    """The folders of users who may log in, wherever they lie."""
+    found = []
     try:
-        path = resolve(device)
-        if path == "/dev" or _RAW.fullmatch(path):
-            return True
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            inside = (f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names)
-            return any(_RAW.fullmatch(one) or stat.S_ISBLK(os.lstat(one).st_mode) for one in inside)
-    except FileNotFoundError:
-        return False
+        with open(accounts, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                fields = line.rstrip("\n").split(":")
+                if len(fields) == 7 and fields[6].rpartition("/")[2] not in _NO_LOGIN and fields[5].startswith("/"):
+                    found.append(resolve(fields[5]))
     except OSError:
+        return []
+    return [home for home in dict.fromkeys(found) if home != "/"]
+
+
+def is_the_systems(real: str, protected: Protected, resolve: Callable[[str], str] = real_path) -> bool:
+    """Whether a path, links followed, is the system's or homed's own, or holds some of it: whatever is allowed."""
+    if _touches(real, _SYSTEM) or protected.conflict(real) is not None:
         return True
-    return stat.S_ISBLK(mode)
+    home = resolve("/home")
+    return inside(real, home) and bool(_HIDDEN.fullmatch(real[len(home.rstrip("/")) :]))
+
+
+def _touches(real: str, paths: Iterable[str]) -> bool:
+    return any(inside(path, real) or inside(real, path) for path in paths)

@@ -6,11 +6,11 @@ Of what is left out the path is told too, where there is one: the service writes
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from homed.containers import policy
 from homed.containers.model import Volume
+from homed.containers.protected import Protected, inside
 from homed.containers.spec import VolumeMapping
 from homed.model import Source
 
@@ -47,14 +47,14 @@ def why_not(volume: Volume) -> str:
     return ""
 
 
-def of_path(name: str, state: Path, engine_socket: str, exclude: frozenset[str]) -> Source:
+def of_path(name: str, protected: Protected, engine_socket: str, exclude: frozenset[str]) -> Source:
     """Looks at the board: on a thread, since a disk or a server may hang."""
     real = policy.real_path(name)
-    return Source("path", name, real, _EXCLUDED if name in exclude else _why_no_path(real, state, engine_socket))
+    return Source("path", name, real, _EXCLUDED if name in exclude else _why_no_path(real, protected, engine_socket))
 
 
-def _why_no_path(real: str, state: Path, engine_socket: str) -> str:
-    if policy.is_the_systems(real, state):
+def _why_no_path(real: str, protected: Protected, engine_socket: str) -> str:
+    if policy.is_the_systems(real, protected):
         return "it is the system's"
     try:
         mode = os.stat(real).st_mode
@@ -92,6 +92,6 @@ def touches(inspection: Mapping[str, Any], paths: Sequence[str]) -> bool:
             continue
         source = policy.real_path(mount["Source"])
         for path in paths:
-            if policy.inside(source, path) or (mount.get("RW") and policy.inside(path, source)):
+            if inside(source, path) or (mount.get("RW") and inside(path, source)):
                 return True
     return False

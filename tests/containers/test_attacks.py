@@ -15,6 +15,7 @@ from homed.containers.engine import Engine
 from homed.containers.executor import Executor
 from homed.containers.model import from_inspect
 from homed.containers.plan import STAND_IN, START, Step
+from homed.containers.protected import Protected
 from homed.containers.sealing import Sealing
 from homed.containers.services import Services
 from homed.containers.spec import DIGEST_LABEL, MANAGED_LABEL, SERVICE_LABEL, ServiceSpec
@@ -25,7 +26,7 @@ from homed.store.sqlite import SqliteStore
 from homed.vault import Vault
 from tests.support.fake_engine import FakeEngine
 
-STATE = Path("/var/lib/homed")
+STATE = Protected(private=("/var/lib/homed",))
 
 
 def _refused(**spec: Any) -> list[str]:
@@ -44,7 +45,7 @@ def test_what_leads_to_root_by_a_detour_is_refused(source: str, mode: str) -> No
 
 
 def test_what_lies_in_a_users_folder_is_not(tmp_path: Path) -> None:
-    assert _refused(volumes=("/home/pi/data:/data", "/var/lib/app:/y", "/run/udev/data:/run/udev/data:ro")) == []
+    assert _refused(volumes=("/home/pi/data:/data", "/run/udev/data:/run/udev/data:ro")) == []
 
 
 def test_proc_may_be_had_where_the_file_gives_the_board_away() -> None:
@@ -69,13 +70,15 @@ def test_what_a_made_container_takes_is_read_from_itself() -> None:
 async def test_a_container_that_stands_in_is_checked_as_it_was_made(tmp_path: Path) -> None:
     """Not as its successor is wanted: a link in it may lead elsewhere by now."""
     fake = FakeEngine()
-    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
     old = ServiceSpec(image="app:1", volumes=(f"{tmp_path}/link:/host",))
     identity = await fake.create("web", creation.configuration("web", old))
     (tmp_path / "link").unlink()
     (tmp_path / "link").symlink_to("/etc")
     view = View(fake, fake, Events(), lambda: 30.0)  # type: ignore[arg-type]
-    executor = Executor(fake, view, None, Events(), Containers, STATE, lambda step, worked: None)  # type: ignore[arg-type]
+    allowed = Containers(data_roots=(str(tmp_path),))
+    executor = Executor(fake, view, None, Events(), lambda: allowed, lambda: STATE, lambda step, worked: None)  # type: ignore[arg-type]
     new = ServiceSpec(image="missing:1")
     service = records.Service(name="web", spec=new, good=old, created_at=now(), updated_at=now())
     with pytest.raises(EngineError) as refused:

@@ -16,6 +16,7 @@ from homed.containers import view as view_module
 from homed.containers.engine import Engine
 from homed.containers.executor import Executor
 from homed.containers.keeper import Report
+from homed.containers.protected import Protected
 from homed.containers.reconciler import Reconciler
 from homed.containers.records import Service
 from homed.containers.sealing import Sealing
@@ -25,6 +26,7 @@ from homed.containers.streams import Streams
 from homed.containers.view import View
 from homed.errors import EngineError, EngineUnavailableError
 from homed.events import Event, Events
+from homed.observation import struggling
 from homed.store.sqlite import SqliteStore
 from homed.vault import Vault
 from tests.support.fake_engine import FakeEngine
@@ -40,6 +42,7 @@ class Rig:
     view: View
     told: list[Event]
     reports: list[Report]
+    config: list[Containers]
 
     async def create(self, name: str, image: str = "app:1", **spec: Any) -> None:
         await self.services.create(name, ServiceSpec(image=image, **spec), enabled=True)
@@ -83,18 +86,18 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setattr(view_module, "_LONGEST_RETRY", 0.05)
     engine, events, told = FakeEngine(), Events(), list[Event]()
     events.listen(told.append)
-    config = Containers(settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1)
+    config = [Containers(settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1)]
     store = SqliteStore(tmp_path / "homed.db")
     await store.open()
     services = Services(store, lambda spec: [], Sealing(Vault(bytes(32))))
     view = View(cast(Engine, engine), cast(Streams, engine), events, lambda: 30.0)
     executor = Executor(
-        cast(Engine, engine), view, services, events, lambda: config, tmp_path, lambda step, worked: None
+        cast(Engine, engine), view, services, events, lambda: config[0], Protected, lambda step, worked: None
     )
-    reconciler = Reconciler(services, view, executor, events, lambda: config)
+    reconciler = Reconciler(services, view, executor, events, lambda: config[0])
     reconciler.start()
     task = asyncio.create_task(view.run())
-    yield Rig(engine, services, reconciler, view, told, [])
+    yield Rig(engine, services, reconciler, view, told, [], config)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await reconciler.stop()
@@ -362,3 +365,23 @@ async def test_a_service_enabled_anew_is_started_whatever_its_policy(rig: Rig, p
     await rig.services.change("web", lambda service: _enabled(service, True))
     await rig.reaches("web", "running")
     assert not rig.services.get("web").service.restart
+
+
+async def test_what_runs_and_is_allowed_no_more_runs_on_and_says_so(rig: Rig) -> None:
+    await rig.create("web", volumes=("/srv/web:/data",))
+    await rig.reaches("web", "running")
+    before = rig.id("web")
+    rig.config[0] = msgspec.structs.replace(rig.config[0], data_roots=("/data",))
+    rig.reconciler.wake_all()
+    report = await rig.reaches("web", "running", "not_allowed")
+    assert "could not be started again: volumes[0]: /srv/web lies in none of containers.data_roots" in str(
+        report.message
+    )
+    assert rig.id("web") == before and rig.engine.running() == ["web"]
+    assert struggling([("web", report)])
+    rig.engine.end(before)
+    await rig.until(lambda: rig.reconciler.report("web").reason == "start_failed")
+    assert "containers.data_roots" in str(rig.reconciler.report("web").message)
+    rig.config[0] = msgspec.structs.replace(rig.config[0], data_roots=("/srv",))
+    rig.reconciler.retry("web")
+    await rig.reaches("web", "running")

@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from homed.config import Containers
-from homed.containers import policy
+from homed.config.containers import DATA_ROOTS
+from homed.containers import device_policy, policy
+from homed.containers.protected import Protected
 from homed.containers.spec import ServiceSpec
 from homed.errors import ValidationError
 
-STATE = Path("/var/lib/homed")
+STATE = Protected(private=("/var/lib/homed", "/etc/homed"))
 OPEN = Containers(allow_privileged=True, allow_host_root=True, allow_docker_socket=True)
 
 
@@ -26,10 +28,16 @@ def refused(allowed: Containers | None = None, **spec: Any) -> list[str]:
     return [error.field for error in policy.violations(made, allowed or Containers(), STATE)]
 
 
+def within(folder: Path, **more: Any) -> Containers:
+    """A configuration with one more data root."""
+    return Containers(data_roots=(*DATA_ROOTS, str(folder)), **more)
+
+
 def test_what_services_usually_ask_for_is_allowed(tmp_path: Path) -> None:
     assert refused(
+        within(tmp_path),
         volumes=(f"{tmp_path}:/data", "/data/app:/var/lib/app:ro", "/srv/x:/x", "named:/y", "/mnt/usb:/usb"),
-        devices=("/dev/ttyUSB0", "/dev/null:/dev/zero:rw"),
+        devices=("/dev/ttyUSB0", "/dev/null:/dev/zero:rw", "/dev/video0", "/dev/serial/by-id/usb-x"),
         ports=("80:80",),
     ) == []  # fmt: skip
 
@@ -48,8 +56,45 @@ def test_the_system_is_refused_by_every_name(source: str, mode: str) -> None:
     assert refused(volumes=("/data:/data", f"{source}:/host{mode}")) == ["volumes[1]"]
 
 
-def test_what_only_begins_like_the_systems_is_not(tmp_path: Path) -> None:
-    assert refused(volumes=("/etcetera:/a", "/usr2:/b", "/devices:/c", "/var/lib/homed2:/d", "/runs:/e")) == []
+@pytest.mark.parametrize(
+    "source",
+    ["/opt/homed", "/opt/containerd", "/opt/cni", "/var/lib/cloud", "/var/lib/polkit-1", "/var/lib/rauc",
+     "/var/lib/private", "/var/lib/containers", "/var/lib/rancher", "/var/lib/kubelet", "/var/cache", "/var/tmp",
+     "/var/tmp/homed-jobs-1", "/tmp/x", "/srvx", "/database", "/var/lib/homed2", "/etcetera", "/nix"],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_what_lies_in_no_data_root_is_refused(source: str, mode: str) -> None:
+    assert refused(volumes=(f"{source}:/x{mode}",)) == ["volumes[0]"]
+
+
+def test_the_file_adds_roots_and_takes_them_away(tmp_path: Path) -> None:
+    (tmp_path / "root").symlink_to(tmp_path / "disk")
+    own = Containers(data_roots=("/opt/app/", f"{tmp_path}/root"))
+    volumes = ("/opt/app:/a", "/opt/app/x:/b", "/opt/application:/c", "/srv/x:/d", "/opt:/e", f"{tmp_path}/disk/x:/f")
+    assert refused(own, volumes=volumes) == ["volumes[2]", "volumes[3]", "volumes[4]"]
+    assert refused(Containers(data_roots=()), volumes=("/srv/x:/a", "named:/b")) == ["volumes[0]"]
+    assert refused(Containers(allow_host_root=True), volumes=("/opt/application:/c",)) == []
+
+
+@pytest.mark.parametrize("root", ["", "data", "/", "//", "/./", "/data/../etc", "/\0"])
+def test_a_data_root_is_a_folder_below_the_root(root: str) -> None:
+    with pytest.raises(ValidationError):
+        Containers(data_roots=(root,))
+
+
+def test_a_login_users_folder_is_his_own_wherever_it_lies(tmp_path: Path) -> None:
+    accounts = tmp_path / "passwd"
+    accounts.write_text(
+        f"git:x:1:1::{tmp_path}/git:/bin/bash\nftp:x:2:2::{tmp_path}/ftp:/usr/sbin/nologin\nodd\nroot:x:0:0::/:/bin/sh"
+    )
+    assert policy.login_homes(policy.real_path, str(accounts)) == [f"{tmp_path}/git"]
+    assert policy.login_homes(policy.real_path, str(tmp_path / "missing")) == []
+
+
+def test_a_folder_of_a_user_that_a_root_names_is_meant() -> None:
+    volumes = ("/home/pi:/a", "/home/pi/.config/app:/b", "/home/other/.ssh:/c")
+    assert refused(Containers(data_roots=("/home", "/home/pi")), volumes=volumes) == ["volumes[2]"]
+    assert refused(volumes=volumes) == ["volumes[0]", "volumes[1]", "volumes[2]"]
 
 
 @pytest.mark.parametrize("source", ["/data/../etc", "/..", "/data/..", "/a/../../b"])
@@ -66,17 +111,17 @@ def test_a_link_is_followed_wherever_it_leads(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in (*links, "chain", "root/etc", "chain/proc/1", "up/etc/shadow"):
         for mode in ("", ":ro"):
-            assert refused(volumes=(f"{tmp_path}/{name}:/host{mode}",)) == ["volumes[0]"], name
-    assert refused(volumes=(f"{tmp_path}/loop:/host",)) == [], "leads nowhere: the engine refuses it"
+            assert refused(within(tmp_path), volumes=(f"{tmp_path}/{name}:/host{mode}",)) == ["volumes[0]"], name
+    assert refused(within(tmp_path), volumes=(f"{tmp_path}/loop:/host",)) == [], "leads nowhere: the engine refuses it"
 
 
 def test_a_path_that_becomes_a_link_later_is_seen_when_it_is_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.mkdir()
-    assert refused(volumes=(f"{path}:/host",)) == []
+    assert refused(within(tmp_path), volumes=(f"{path}:/host",)) == []
     path.rmdir()
     path.symlink_to("/")
-    assert refused(volumes=(f"{path}:/host",)) == ["volumes[0]"]
+    assert refused(within(tmp_path), volumes=(f"{path}:/host",)) == ["volumes[0]"]
 
 
 @pytest.mark.parametrize("source", ["/etc/localtime", "/etc/timezone", "/run/udev/data", "/etc/ssl/certs"])
@@ -112,8 +157,9 @@ def test_the_socket_alone_does_not_open_the_root_nor_the_root_the_socket() -> No
     socket, root = Containers(allow_docker_socket=True), Containers(allow_host_root=True)
     assert refused(socket, volumes=("/var/run/docker.sock:/x",)) == []
     assert refused(socket, volumes=("/:/x", "/run:/y")) == ["volumes[0]", "volumes[1]"]
-    assert refused(root, volumes=("/etc:/x", "/var/run/docker.sock:/y", "/:/z")) == ["volumes[1]", "volumes[2]"]
-    assert refused(OPEN, volumes=("/:/x", "/run/docker.sock:/y"), devices=("/dev/mem",), privileged=True) == []
+    volumes = ("/etc/ssh:/x", "/var/run/docker.sock:/y", "/:/z")
+    assert refused(root, volumes=volumes) == ["volumes[1]", "volumes[2]"]
+    assert refused(OPEN, volumes=("/run:/x", "/run/docker.sock:/y"), devices=("/dev/mem",), privileged=True) == []
 
 
 def test_the_state_directory_is_guarded_wherever_it_is(tmp_path: Path) -> None:
@@ -122,7 +168,8 @@ def test_the_state_directory_is_guarded_wherever_it_is(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(state)
     for source in (state, state / "homed.db", tmp_path, tmp_path / "alias"):
         spec = ServiceSpec(image="app:1", volumes=(f"{source}:/x",))
-        assert policy.violations(spec, Containers(), state), source
+        for allowed in (within(tmp_path), OPEN):
+            assert policy.violations(spec, allowed, Protected(private=(str(state),))), source
 
 
 def test_privileges_are_refused() -> None:
@@ -139,10 +186,58 @@ def test_every_field_that_asks_too_much_is_named() -> None:
     "device",
     ["/dev/mem", "/dev//mem", "/dev/./mem", "/dev/kmem", "/dev/port", "/dev/kmsg", "/dev/nvram", "/dev/mtd0",
      "/dev/sg0", "/dev/nvme0", "/dev/mmcblk0rpmb", "/dev/ubi0", "/dev/cpu/0/msr", "/dev/raw/raw1", "/dev/", "/dev//",
-     "/dev/.", "/dev/mem:/dev/harmless:r"],
+     "/dev/.", "/dev/mem:/dev/harmless:r", "/dev/vcio", "/dev/uio0", "/dev/vfio/vfio", "/dev/spidev0.0", "/dev/uinput",
+     "/dev/input/event0", "/dev/hidraw0", "/dev/uhid", "/dev/cuse", "/dev/console", "/dev/tty1", "/dev/tty",
+     "/dev/watchdog", "/dev/watchdog0", "/dev/fuse", "/dev/kvm", "/dev/loop-control", "/dev/loop0", "/dev/sda",
+     "/dev/bus/usb", "/dev/bus/usb/001/002", "/dev/mapper/control", "/dev/btrfs-control", "/dev/autofs", "/dev/cpu",
+     "/dev/ttyUSB0/../mem2", "/dev/snd/../mem2", "/dev/rtc0", "/dev/vhost-net"],
 )  # fmt: skip
-def test_raw_memory_and_flash_are_refused_by_every_name(device: str) -> None:
-    assert refused(devices=(device,)) == ["devices[0]"]
+def test_devices_that_reach_the_board_are_refused_by_every_name(device: str) -> None:
+    try:
+        assert refused(devices=(device,)) == ["devices[0]"]
+    except ValidationError:
+        assert ".." in device
+
+
+def test_a_device_is_judged_by_where_its_name_leads(tmp_path: Path) -> None:
+    (tmp_path / "ttyUSB0").symlink_to("/dev/null")
+    (tmp_path / "video0").symlink_to("/dev/full")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "null").symlink_to("/dev/null")
+
+    def refusal(name: str, *patterns: str) -> str | None:
+        return device_policy.refusal(f"/dev/alias/{name}", patterns, lambda p: os.path.realpath(_in(p, tmp_path)))
+
+    assert refusal("ttyUSB0", "/dev/alias/*") == "/dev/null is not in containers.devices"
+    assert refusal("ttyUSB0", "/dev/nul?") is None
+    assert refusal("folder", "/dev/null") is None, "all that is in it is allowed"
+    (tmp_path / "folder" / "full").symlink_to("/dev/full")
+    assert refusal("folder", "/dev/null", f"{tmp_path}/*") == "/dev/full is not in containers.devices"
+    assert refusal("missing", "/dev/*") is not None, "a wildcard stays within its directory"
+    assert refusal("missing", "/dev/alias/*") is None or refusal("missing", f"{tmp_path}/*") is None
+
+
+def _in(path: str, folder: Path) -> str:
+    return path.replace("/dev/alias", str(folder))
+
+
+def test_a_node_by_another_name_is_judged_by_the_kernels(tmp_path: Path) -> None:
+    node = tmp_path / "ttyUSB0"
+    try:
+        os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+    except PermissionError:
+        pytest.skip("a device node needs root")
+    refused_by = device_policy.refusal(str(node), (f"{tmp_path}/*",), os.path.realpath)
+    assert refused_by is not None, "the kernel calls it /dev/full"
+    assert device_policy.refusal(str(node), (f"{tmp_path}/*", "/dev/full"), os.path.realpath) is None
+
+
+def test_no_wildcard_means_the_console(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "active").write_text("tty0 ttyS0\n")
+    monkeypatch.setattr(device_policy, "_CONSOLES", str(tmp_path / "active"))
+    assert device_policy.refusal("/dev/ttyS0", ("/dev/ttyS*",), str) is not None
+    assert device_policy.refusal("/dev/ttyS1", ("/dev/ttyS*",), str) is None
+    assert device_policy.refusal("/dev/ttyS0", ("/dev/ttyS0",), str) is None, "the file names it"
 
 
 def test_a_disk_is_refused_by_every_name(tmp_path: Path) -> None:
@@ -166,6 +261,8 @@ def test_a_disk_is_refused_by_every_name(tmp_path: Path) -> None:
     ):
         spec = ServiceSpec(image="app:1", devices=(device,))
         assert policy.violations(spec, Containers(), STATE, resolve), device
+    by_name = (f"{tmp_path}/*", f"{tmp_path}/deeper/*")
+    assert device_policy.refusal("/dev/alias/deeper/disk", by_name, resolve) is not None, "the kernel calls it loop0"
 
 
 _PARTS = st.sampled_from(
@@ -191,9 +288,11 @@ def test_no_spelling_of_a_system_path_gets_past(
 
 def test_what_is_refused_says_which_field_of_the_configuration_would_allow_it() -> None:
     spec = ServiceSpec(image="app:1", privileged=True, volumes=("/:/a", "/run/docker.sock:/b"), devices=("/dev/mem",))
+    spec = msgspec.structs.replace(spec, volumes=(*spec.volumes, "/opt/x:/c"))
     said = [error.message for error in policy.violations(spec, Containers(), STATE)]
-    fields = ["allow_privileged", "allow_docker_socket", "allow_docker_socket", "allow_privileged"]
+    fields = ["allow_privileged", "allow_docker_socket", "allow_docker_socket", "data_roots", "allow_privileged"]
     for message, field in zip(said, fields, strict=True):
         assert f"containers.{field}" in message
+    assert "containers.allow_host_root" in said[3] and "containers.devices" in said[4]
     names = {field.name for field in msgspec.structs.fields(Containers)}
     assert set(itertools.chain(fields)) <= names

@@ -8,6 +8,7 @@ import pytest
 
 from homed.containers import sources
 from homed.containers.model import Volume
+from homed.containers.protected import Protected
 from homed.containers.spec import parse_volume
 from homed.model import Source
 
@@ -15,7 +16,7 @@ NONE: frozenset[str] = frozenset()
 
 
 def of_path(path: Path | str, state: Path, engine: str = "", exclude: frozenset[str] = NONE) -> Source:
-    return sources.of_path(str(path), state, engine, exclude)
+    return sources.of_path(str(path), Protected(private=(str(state),)), engine, exclude)
 
 
 def test_each_mount_is_told_once_in_one_way_of_writing() -> None:

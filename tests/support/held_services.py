@@ -15,6 +15,7 @@ from homed.containers.capturing import Capturing
 from homed.containers.engine import Engine
 from homed.containers.executor import Executor
 from homed.containers.keeper import Report
+from homed.containers.protected import Protected
 from homed.containers.reconciler import Reconciler
 from homed.containers.sealing import Sealing
 from homed.containers.services import Services
@@ -74,15 +75,20 @@ async def board(
     margin: float = 30.0,
 ) -> AsyncIterator[Board]:
     """As the daemon builds it; `before` is awaited before the services are kept."""
-    settings = Containers(settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1)
+    settings = Containers(
+        settle_time=0.05, start_timeout=5, backoff_first=0.02, backoff_limit=0.1, data_roots=(str(state.parent),)
+    )
+    protected = Protected(private=(str(state),))
     events, store = Events(), SqliteStore(state / "homed.db")
     await store.open()
-    services = Services(store, lambda spec: policy.violations(spec, settings, state), Sealing(Vault(bytes(32))))
+    services = Services(store, lambda spec: policy.violations(spec, settings, protected), Sealing(Vault(bytes(32))))
     await services.load()
     view = View(engine, streams, events, lambda: 30.0)
-    executor = Executor(engine, view, services, events, lambda: settings, state, lambda step, worked: None)
+    executor = Executor(engine, view, services, events, lambda: settings, lambda: protected, lambda step, worked: None)
     reconciler = Reconciler(services, view, executor, events, lambda: settings)
-    capturing = Capturing(services, reconciler, view, engine, streams, store, lambda: settings, state, margin)
+    capturing = Capturing(
+        services, reconciler, view, engine, streams, store, lambda: settings, lambda: protected, margin
+    )
     if before is not None:
         await before(capturing)
     reconciler.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from homed.config.containers import DATA_ROOTS
 from tests.boards.rig.cache import REPOSITORY
 from tests.boards.rig.process import spawn
 from tests.support.api import Api
@@ -42,6 +43,7 @@ class Homed:
         self.port = free_port()
         self.tables: dict[str, dict[str, Any]] = {name: dict(values) for name, values in _QUICK.items()}
         self.tables["containers"]["engine"] = engine
+        self.tables["containers"]["data_roots"] = [*DATA_ROOTS, str(folder.absolute().parent)]
         for name, values in (tables or {}).items():
             self.tables.setdefault(name, {}).update(values)
         self.process: subprocess.Popen[bytes] | None = None
