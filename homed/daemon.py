@@ -37,17 +37,8 @@ from homed.bus import connection
 from homed.bus.systemd1 import Units
 from homed.config import Config
 from homed.config.jobs import Jobs as JobsConfig
-from homed.containers import policy, protected
-from homed.containers.capturing import Capturing
-from homed.containers.engine import Engine
-from homed.containers.executor import Executor
-from homed.containers.logs import FollowerLimit, Logs
-from homed.containers.reconciler import Reconciler
-from homed.containers.sealing import Sealing
-from homed.containers.services import Services
-from homed.containers.stats import Stats
-from homed.containers.streams import Streams
-from homed.containers.view import View
+from homed.containers.component import ContainersComponent
+from homed.containers.logs import FollowerLimit
 from homed.errors import HomedError
 from homed.events import Events
 from homed.health import Health
@@ -103,28 +94,15 @@ class Daemon:
         self.store = SqliteStore(self._state / "homed.db")
         self.keys = Keys(self.store)
         self.tokens = Tokens(self.store, self.keys)
-        self.engine = Engine(config.containers.engine, self.metrics.docker_call)
-        self.streams = Streams(config.containers.engine)
-        self.view = View(self.engine, self.streams, self.events, lambda: self._config.monitoring.health_check_interval)
         self.vault = vault.open_or_closed(self._state)
-        self.services = Services(
-            self.store,
-            lambda spec: policy.violations(spec, self._config.containers, self._protected()),
-            Sealing(self.vault),
+        self.containers = ContainersComponent(
+            lambda: self._config, self._settings.file, self._state, self.store, self.vault, self.events, self.metrics
         )
-        executor = Executor(
-            self.engine, self.view, self.services, self.events, lambda: self._config.containers, self._protected,
-            lambda step, worked: self.metrics.steps.labels(step, "ok" if worked else "failed").inc(),
-        )  # fmt: skip
-        self.reconciler = Reconciler(self.services, self.view, executor, self.events, lambda: self._config.containers)
-        self.capturing = Capturing(
-            self.services, self.reconciler, self.view, self.engine, self.streams, self.store,
-            lambda: self._config.containers, self._protected,
-        )  # fmt: skip
-        self.followers = FollowerLimit(config.containers.followers)
+        self.engine, self.streams, self.view = self.containers.engine, self.containers.streams, self.containers.view
+        self.services, self.reconciler = self.containers.services, self.containers.reconciler
+        self.capturing, self.followers = self.containers.capturing, self.containers.followers
+        self.logs, self.stats = self.containers.logs, self.containers.stats
         self.socket_limit = FollowerLimit(config.api.sockets)
-        self.logs = Logs(self.streams, self.followers)
-        self.stats = Stats(self.engine, self.view, lambda: self._config.monitoring.stats_interval)
         self.streaming = Streaming(self.events, self.socket_limit, self.metrics.slow_clients.inc, self.keys.holds)
         self._host_threads = ThreadPoolExecutor(2, thread_name_prefix="host")
         self.system = System(self._state, self._host_threads, homed_version=__version__)
@@ -196,9 +174,6 @@ class Daemon:
         facts = Facts(*capacity.read(self._state))
         board = job_parts.Board(self._state, socket.gethostname(), boot.boot_id(), lambda: facts, info, local)
         return job_parts.Parts(board, self.store, self.vault, self.events, config)
-
-    def _protected(self) -> protected.Protected:
-        return protected.of_daemon(self._config, self._settings.file, self._state)
 
     @property
     def _config(self) -> Config:
