@@ -49,6 +49,9 @@ def as_zip(entries: Iterable[Entry]) -> io.BytesIO:
     return made
 
 
+_MOST_HOPS = 40
+
+
 def as_tar(entries: Iterable[Entry]) -> io.BytesIO:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -61,8 +64,30 @@ def as_tar(entries: Iterable[Entry]) -> io.BytesIO:
 
 
 def _leads(link: Path) -> Path:
-    """Where it leads to, also where that is nowhere: links may go round in a circle."""
-    return Path(os.path.realpath(link))
+    """Return the path that a link leads to, whether something is there or not.
+
+    As path_resolution(7) has it; os.path.realpath takes the loop `a -> a//` for the root. A loop leads to itself.
+    """
+    here = Path(os.path.realpath(link.parent))
+    left, hops = [link.name], 0
+    while left:
+        part = left.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            here = here.parent
+            continue
+        there = here / part
+        if not there.is_symlink():
+            here = there
+            continue
+        hops += 1
+        if hops > _MOST_HOPS:
+            return there
+        target = os.readlink(there)
+        here = Path("/") if target.startswith("/") else here
+        left = target.split("/") + left
+    return here
 
 
 def taken(archive: io.BytesIO, limits: Limits = LIMITS) -> dict[str, bytes] | JobError:
