@@ -4,15 +4,17 @@ msgspec stops at the first error, so a struct is taken field by field, and neste
 likewise; the leaves are msgspec's own conversion and keep its rules.
 """
 
+import codecs
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from homed import json_structure
 from homed.errors import FieldError, ValidationError
 
 T = TypeVar("T")
@@ -29,43 +31,62 @@ class Partial(typing.Protocol):
 
 
 def decode_json(data: bytes, kind: type[T], *, strict: bool = True) -> T:
-    """Parse JSON and convert it; ValidationError names every wrong field."""
+    """Parse JSON and convert it; ValidationError names every wrong field.
+
+    A byte order mark is passed over, and `2.0` is taken for a field that is an integer: JSON has one kind of number.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    json_structure.check(data)
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ValidationError([FieldError("", f"the body is not JSON: {error}")]) from error
-    return convert(raw, kind, strict=strict)
+    return convert(raw, kind, strict=strict, whole_floats=True)
 
 
-def convert(raw: object, kind: type[T], *, strict: bool = True) -> T:
-    """Convert plain data (dicts, lists, scalars) into `kind`; ValidationError names every wrong field."""
+def convert(raw: object, kind: type[T], *, strict: bool = True, whole_floats: bool = False) -> T:
+    """Convert plain data (dicts, lists, scalars) into `kind`; ValidationError names every wrong field.
+
+    `whole_floats` takes a float without a fraction for an integer.
+    """
     errors: list[FieldError] = []
-    value = _convert(raw, kind, "", strict, errors)
+    value = _convert(raw, kind, "", _Rules(strict, whole_floats), errors)
     if errors:
         raise ValidationError(errors[:_MAXIMUM_ERRORS])
     return typing.cast(T, value)
 
 
-def _convert(raw: object, kind: Any, path: str, strict: bool, errors: list[FieldError]) -> object:
+class _Rules(NamedTuple):
+    strict: bool
+    whole_floats: bool
+
+
+def _convert(raw: object, kind: Any, path: str, rules: _Rules, errors: list[FieldError]) -> object:
     struct = _struct_of(kind)
     if struct is not None and isinstance(raw, Mapping):
-        return _convert_struct(raw, struct, path, strict, errors)
+        return _convert_struct(raw, struct, path, rules, errors)
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) in (tuple, list) and isinstance(raw, list | tuple):
-        items = [_convert(item, arguments[0], f"{path}[{i}]", strict, errors) for i, item in enumerate(raw)]
+        items = [
+            _convert(item, arguments[0], f"{path}[{i}]", rules, errors)
+            for i, item in enumerate(raw)
+            if len(errors) <= _MAXIMUM_ERRORS  # who sends a list of wrong items need not be told of each
+        ]
         return tuple(items) if typing.get_origin(kind) is tuple else items
     if typing.get_origin(kind) is dict and isinstance(raw, Mapping):
         return {
-            str(key): _convert(item, arguments[1], _join(path, str(key)), strict, errors) for key, item in raw.items()
+            str(key): _convert(item, arguments[1], _join(path, str(key)), rules, errors)
+            for key, item in raw.items()
+            if len(errors) <= _MAXIMUM_ERRORS
         }
-    return _leaf(raw, kind, path, strict, errors)
+    return _leaf(raw, kind, path, rules, errors)
 
 
 def _convert_struct(
     raw: Mapping[object, object],
     kind: type[msgspec.Struct],
     path: str,
-    strict: bool,
+    rules: _Rules,
     errors: list[FieldError],
 ) -> object:
     before = len(errors)
@@ -75,13 +96,13 @@ def _convert_struct(
         where = _join(path, name)
         if name in raw:
             known = len(errors)
-            value = _convert(raw[name], field.type, where, strict, errors)
+            value = _convert(raw[name], field.type, where, rules, errors)
             if len(errors) == known:
                 values[field.name] = value
         elif field.required:
             errors.append(FieldError(where, "is required"))
     if kind.__struct_config__.forbid_unknown_fields:
-        unknown = [str(name) for name in raw if name not in fields]
+        unknown = [str(name) for name in raw if name not in fields][:_MAXIMUM_ERRORS]
         errors.extend(FieldError(_join(path, name), "is not a known field") for name in unknown)
     if len(errors) > before:
         if issubclass(kind, Partial):
@@ -102,9 +123,11 @@ def _fields(kind: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInf
     return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
-def _leaf(raw: object, kind: Any, path: str, strict: bool, errors: list[FieldError]) -> object:
+def _leaf(raw: object, kind: Any, path: str, rules: _Rules, errors: list[FieldError]) -> object:
+    if rules.whole_floats and isinstance(raw, float) and raw.is_integer() and _is_whole(kind):
+        raw = int(raw)
     try:
-        return msgspec.convert(raw, kind, strict=strict)
+        return msgspec.convert(raw, kind, strict=rules.strict)
     except msgspec.ValidationError as error:
         text = str(error)
         found = _WHERE.search(text)
@@ -132,6 +155,23 @@ def _metas(kind: Any) -> Iterator[msgspec.Meta]:
             yield part
         else:
             yield from _metas(part)
+
+
+@cache
+def _is_whole(kind: Any) -> bool:
+    """Whether a number for `kind` can only be an integer."""
+    members = list(_members(kind))
+    return int in members and float not in members and Any not in members
+
+
+def _members(kind: Any) -> Iterator[Any]:
+    if typing.get_origin(kind) is typing.Annotated:
+        yield from _members(typing.get_args(kind)[0])
+    elif typing.get_origin(kind) in (typing.Union, types.UnionType):
+        for member in typing.get_args(kind):
+            yield from _members(member)
+    else:
+        yield kind
 
 
 def _struct_of(kind: Any) -> type[msgspec.Struct] | None:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,3 +178,64 @@ def test_every_pattern_in_the_code_has_a_description() -> None:
                 if "pattern" in given and "description" not in given:
                     lacking.append(f"{path.name}:{node.lineno}")
     assert not lacking
+
+
+class Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    whole: int = 0
+    bounded: Annotated[int, msgspec.Meta(ge=0, le=10)] | None = None
+    real: float = 0.0
+    either: int | float = 0
+    text: str = ""
+    many: tuple[int, ...] = ()
+    table: dict[str, int] = {}
+    free: Any = None
+    yes: bool = False
+
+
+def test_a_number_without_a_fraction_is_an_integer_in_json() -> None:
+    text = (
+        b'{"whole": 2.0, "bounded": 1e1, "many": [3.0, -0.0], "table": {"a": 4.0}, '
+        b'"real": 2, "free": 2.0, "either": 2.0}'
+    )
+    numbers = validation.decode_json(text, Numbers)
+    assert numbers == Numbers(2, 10, 2.0, 2.0, "", (3, 0), {"a": 4}, 2.0)
+    assert [type(n) for n in (numbers.whole, numbers.bounded, *numbers.many)] == [int] * 4
+    assert type(numbers.free) is type(numbers.either) is float
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"whole": 2.5}', b'{"bounded": 11.0}', b'{"text": 2.0}', b'{"yes": 1.0}', b'{"whole": "2"}']
+)
+def test_no_other_rule_is_loosened_by_that(text: bytes) -> None:
+    with pytest.raises(ValidationError):
+        validation.decode_json(text, Numbers)
+    with pytest.raises(ValidationError):
+        validation.convert({"whole": 2.0}, Numbers)
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert validation.decode_json(b'\xef\xbb\xbf{"whole": 1}', Numbers).whole == 1
+
+
+@pytest.mark.parametrize(
+    "text", [b"1" * 100_000, b'{"whole": ' + b"9" * 100_000 + b"}", b'{"whole": 1e400}', b'{"free": 1e400}']
+)
+def test_numbers_beyond_all_bounds_are_refused(text: bytes) -> None:
+    with pytest.raises(ValidationError):
+        validation.decode_json(text, Numbers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"many": [' + b"null," * 49_000 + b"1]}",
+        b'{"table": {' + b",".join(b'"%d":null' % i for i in range(49_000)) + b"}}",
+        b"{" + b",".join(b'"%d":1' % i for i in range(49_000)) + b"}",
+    ],
+)
+def test_many_wrong_values_cost_little(text: bytes) -> None:
+    before = time.thread_time()
+    with pytest.raises(ValidationError) as raised:
+        validation.decode_json(text, Numbers)
+    assert time.thread_time() - before < 0.2
+    assert len(raised.value.errors) == 50
