@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homed import json_structure
@@ -70,6 +70,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(max_examples=30, deadline=None)
 @given(_JSON)
 def test_values_and_depth_are_counted_as_they_are(value: Any) -> None:
     room = MAX_DEPTH - depth(value)
