@@ -20,6 +20,7 @@ BASE = frozenset(
         "events",
         "config",
         "validation",
+        "json_structure",
         "atomic",
         "health",
         "metrics",
@@ -54,7 +55,8 @@ _MAY_IMPORT: dict[str, frozenset[str]] = {
     "agent": frozenset({"jobs"}) | BASE,
     "errors": frozenset(),
     "clock": frozenset(),
-    "validation": frozenset({"errors"}),
+    "validation": frozenset({"errors", "json_structure"}),
+    "json_structure": frozenset({"errors"}),
 }
 
 # The one home of each foreign API: a module's path, or the beginning of it.
