@@ -68,6 +68,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`secret` is sealed: the password, or the private key. `pem_file_url` names the upload that the key was taken of.
 
     `status` is what the last check has found: `connected`, `disconnected`, or nothing where there was none.
+    `legacy_algorithms` allows broken ones (SHA-1, CBC, MD5) with this host.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     secret: str
     pem_file_url: str = ""
     is_active: bool = True
+    legacy_algorithms: bool = False
     pins: tuple[Pin, ...] = ()
     created_at: datetime
     updated_at: datetime
@@ -101,6 +103,7 @@ class NewHost(msgspec.Struct, frozen=True, kw_only=True):
     private_key: _Key | None = None
     pem_file_url: _Url | None = None
     is_active: bool = True
+    legacy_algorithms: bool = False
 
     def __repr__(self) -> str:
         return f"NewHost({self.name!r}, {self.user}@{self.hostname}:{self.port})"
@@ -118,6 +121,7 @@ class HostChange(msgspec.Struct, frozen=True, kw_only=True):
     private_key: _Key | UnsetType | None = UNSET
     pem_file_url: _Url | UnsetType | None = UNSET
     is_active: bool | UnsetType = UNSET
+    legacy_algorithms: bool | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return "HostChange()"
@@ -193,6 +197,7 @@ class Hosts:
             secret=secret,
             pem_file_url=url,
             is_active=new.is_active,
+            legacy_algorithms=new.legacy_algorithms,
             created_at=moment,
             updated_at=moment,
         )
@@ -211,7 +216,7 @@ class Hosts:
         return self.get(id)
 
     async def _changed(self, old: Host, change: HostChange) -> Host:
-        fields = ("name", "hostname", "port", "user", "is_active", "auth_type")
+        fields = ("name", "hostname", "port", "user", "is_active", "auth_type", "legacy_algorithms")
         new = msgspec.structs.replace(
             old, **{field: value for field in fields if (value := getattr(change, field)) is not UNSET}
         )
@@ -272,7 +277,7 @@ class Hosts:
             except NotFoundError as error:
                 raise ValidationError([FieldError("pem_file_url", error.message)]) from error
         else:
-            keys.check_private(key, "private_key")
+            key = await keys.checked(key, "private_key")
         return self._vault.seal(key, _about(id)), url
 
     async def _write(self, host: Host, revision: int) -> Host:
@@ -330,7 +335,7 @@ def check_hostname(text: str) -> None:
 
 
 def _reached(host: Host) -> tuple[object, ...]:
-    return host.hostname, host.port, host.user, host.secret
+    return host.hostname, host.port, host.user, host.secret, host.legacy_algorithms
 
 
 def _set(value: str | UnsetType | None) -> str | None:

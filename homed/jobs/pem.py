@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from homed.clock import now
-from homed.errors import FieldError, NotFoundError, ValidationError
+from homed.errors import NotFoundError
 from homed.jobs.ssh import keys
 from homed.store.base import Store
 from homed.vault import Vault
@@ -48,13 +48,7 @@ class PemFiles:
 
     async def put(self, filename: str, data: bytes) -> PemFile:
         """Under its own name, or one like it where another key has that. ValidationError unless it is a private key."""
-        if len(data) > keys.LONGEST:
-            raise ValidationError([FieldError("pem_file", f"must have at most {keys.LONGEST} bytes")])
-        try:
-            text = data.decode("ascii")
-        except UnicodeDecodeError as error:
-            raise ValidationError([FieldError("pem_file", "is not a private key in PEM")]) from error
-        keys.check_private(text, "pem_file")
+        text = await keys.checked(data, "pem_file")
         async with self._lock:
             known = {record.key: _decode(record.value) for record in await self._store.list(BUCKET)}
             name = free_name(sanitised(filename), known)

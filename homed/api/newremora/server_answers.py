@@ -17,7 +17,7 @@ Key = Annotated[str, Meta(max_length=keys.LONGEST)]
 
 class ServerShown(msgspec.Struct, frozen=True, kw_only=True):
     """`status` is what the last check has found: connected, disconnected, or unknown. `host_key` is the fingerprint by
-    which the host is known.
+    which the host is known; `legacy_algorithms` says that broken algorithms may be used with it.
     """
 
     id: str
@@ -28,6 +28,7 @@ class ServerShown(msgspec.Struct, frozen=True, kw_only=True):
     auth_type: str
     pem_file_url: str | None
     is_active: bool
+    legacy_algorithms: bool
     status: str
     last_checked_at: datetime | None
     host_key: str | None
@@ -171,6 +172,7 @@ def shown(host: Host) -> ServerShown:
         auth_type=str(host.auth_type),
         pem_file_url=host.pem_file_url or None,
         is_active=host.is_active,
+        legacy_algorithms=host.legacy_algorithms,
         status=host.status or _UNKNOWN,
         last_checked_at=host.checked_at,
         host_key=pin.fingerprint if pin is not None else None,

@@ -4,16 +4,25 @@ No agent, no configuration and no known_hosts of root take part, and nothing is 
 """
 
 import asyncio
+import functools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import asyncssh
+from asyncssh.encryption import get_encryption_algs
+from asyncssh.kex import get_kex_algs
+from asyncssh.mac import get_mac_algs
+from asyncssh.public_key import get_public_key_algs
 
 from homed.config.jobs import JobSsh
 from homed.errors import HomedError, HostError
 from homed.jobs.hosts import Host, Login
+from homed.jobs.ssh import keys
+from homed.jobs.ssh.algorithms import Mismatch, mismatch, spoken
+from homed.jobs.ssh.keyformat import KeyFormatError
+from homed.jobs.ssh.protocol import Guard
 
 _UNANSWERED: Final = 3
 _TRIES: Final = 4
@@ -23,13 +32,18 @@ _AGAIN: Final = 0.3
 async def dial(host: Host, login: Login, config: JobSsh) -> tuple[asyncssh.SSHClientConnection, str]:
     """A connection, and the host's key as text.
 
-    HostError: HOST_UNREACHABLE, HOST_REFUSED (it lets nobody in with that), HOST_KEY_CHANGED.
+    HostError: HOST_UNREACHABLE, HOST_REFUSED (it lets nobody in with that), HOST_KEY_CHANGED, HOST_ALGORITHMS (only
+    outdated ones would do).
     """
+    try:
+        key = keys.load(login.private_key) if login.private_key else None
+    except KeyFormatError as error:
+        raise HostError(f"the private key kept for {host.name} {error}", code="HOST_REFUSED") from error
     for tries_left in range(_TRIES - 1, -1, -1):
-        guard = _Guard(host)
+        guard = _Guard(host, login.password)
         try:
             async with asyncio.timeout(config.connect_timeout):
-                connection = await _connect(host, login, config, guard)
+                connection = await _connect(host, login, key, config, guard)
             break
         except asyncssh.ConnectionLost as error:
             # An sshd that has many at its door (MaxStartups) turns some away before it says who it is.
@@ -41,19 +55,23 @@ async def dial(host: Host, login: Login, config: JobSsh) -> tuple[asyncssh.SSHCl
     return connection, guard.shown
 
 
-async def _connect(host: Host, login: Login, config: JobSsh, guard: "_Guard") -> asyncssh.SSHClientConnection:
-    by_key = bool(login.private_key)
+async def _connect(
+    host: Host, login: Login, key: asyncssh.SSHKey | None, config: JobSsh, guard: "_Guard"
+) -> asyncssh.SSHClientConnection:
     return await asyncssh.connect(
         host.hostname,
         host.port,
         client_factory=lambda: guard,
         config=None,
         known_hosts=([], [], []),
-        server_host_key_algs=_algorithms(host),
+        kex_algs=guard.algorithms.key_exchange,
+        encryption_algs=guard.algorithms.encryption,
+        mac_algs=guard.algorithms.mac,
+        server_host_key_algs=_preferred(host, guard.algorithms.host_key),
         username=host.user,
-        password=None if by_key else login.password,
-        client_keys=[asyncssh.import_private_key(login.private_key)] if by_key else None,
-        preferred_auth=["publickey"] if by_key else ["password", "keyboard-interactive"],
+        password=None if key else login.password,
+        client_keys=[key] if key else None,
+        preferred_auth=["publickey"] if key else ["password", "keyboard-interactive"],
         agent_path=None,
         agent_forwarding=False,
         x11_forwarding=False,
@@ -63,15 +81,18 @@ async def _connect(host: Host, login: Login, config: JobSsh, guard: "_Guard") ->
         login_timeout=config.connect_timeout,
         keepalive_interval=config.keepalive,
         keepalive_count_max=_UNANSWERED,
+        utf8_decode_errors="replace",
     )
 
 
-class _Guard(asyncssh.SSHClient):
+class _Guard(Guard):
     """Asked for each key that is shown. `met`: the host has shown one; `shown` is that key, `changed` another one's
     fingerprint.
     """
 
-    def __init__(self, host: Host):
+    def __init__(self, host: Host, password: str):
+        super().__init__(spoken(_known(), legacy=host.legacy_algorithms))
+        self._password = password
         self._pinned = {pin.key for pin in host.pins}
         self.met = False
         self.shown = ""
@@ -84,26 +105,39 @@ class _Guard(asyncssh.SSHClient):
             self.changed = key.get_fingerprint()
         return not self.changed
 
+    def kbdint_auth_requested(self) -> str | None:
+        return "" if self._password else None
+
+    def kbdint_challenge_received(
+        self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> Sequence[str] | None:
+        """The first question whose answer is not shown is for the password, in whatever language. It is told once."""
+        if not prompts:
+            return []
+        password, self._password = self._password, ""
+        return [password] if len(prompts) == 1 and not prompts[0][1] and password else None
+
 
 def _text(key: asyncssh.SSHKey) -> str:
     """As OpenSSH writes it, without a comment."""
     return " ".join(key.export_public_key("openssh").decode().split()[:2])
 
 
-def _algorithms(host: Host) -> Sequence[str]:
+def _preferred(host: Host, allowed: Sequence[str]) -> Sequence[str]:
     """The pinned key's first, for a host that has several; then any, so that another one is told by its fingerprint."""
-    pinned = [name.decode() for pin in host.pins for name in asyncssh.import_public_key(pin.key).sig_algorithms]
-    return [*pinned, *(name for name in _ANY if name not in pinned)]
+    pinned = {name.decode() for pin in host.pins for name in asyncssh.import_public_key(pin.key).sig_algorithms}
+    return sorted(allowed, key=lambda name: name not in pinned)
 
 
-_ANY: Final = (
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-)
+@functools.cache
+def _known() -> Mapping[str, Sequence[str]]:
+    """By kind, the algorithms that the library has here: some need libraries of their own."""
+    return {
+        "key_exchange": [name.decode() for name in get_kex_algs()],
+        "host_key": [name.decode() for name in get_public_key_algs()],
+        "encryption": [name.decode() for name in get_encryption_algs()],
+        "mac": [name.decode() for name in get_mac_algs()],
+    }
 
 
 def _explained(host: Host, config: JobSsh, guard: _Guard, error: Exception) -> HomedError:
@@ -116,6 +150,8 @@ def _explained(host: Host, config: JobSsh, guard: _Guard, error: Exception) -> H
             code="HOST_KEY_CHANGED",
             details={"pinned": [pin.fingerprint for pin in host.pins], "shown": guard.changed},
         )
+    if guard.offered and (missed := mismatch(guard.algorithms, guard.offered)) is not None:
+        return _outdated(host, where, missed)
     match error:
         case TimeoutError():
             said = f"{where} did not answer within {config.connect_timeout:g} s"
@@ -132,3 +168,19 @@ def _explained(host: Host, config: JobSsh, guard: _Guard, error: Exception) -> H
         case _:
             said = f"{where} cannot be spoken with: {error}"
     return HostError(said)
+
+
+def _outdated(host: Host, where: str, missed: Mismatch) -> HostError:
+    offered = ", ".join(missed.offered) or "none"
+    if missed.legacy and not host.legacy_algorithms:
+        advice = (
+            f"which is outdated and not used unless this host may (legacy_algorithms: true allows "
+            f"{', '.join(missed.legacy)}); better, update its SSH server"
+        )
+    else:
+        advice = "which homed does not speak: update its SSH server"
+    return HostError(
+        f"{where} offers no {missed.kind} algorithm but {offered}, {advice}",
+        code="HOST_ALGORITHMS",
+        details={"kind": missed.kind, "offered": list(missed.offered), "legacy": list(missed.legacy)},
+    )
