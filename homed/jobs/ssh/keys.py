@@ -45,12 +45,11 @@ def fingerprint(public: str) -> str:
 
 def _load(judged: str) -> "asyncssh.SSHKey":
     import asyncssh
-    from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         # That RSA's two numbers are prime is for its owner to know, and takes 0.4 s to prove at 4,096 bits.
         return asyncssh.import_private_key(judged, unsafe_skip_rsa_key_validation=True)
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, UnsupportedAlgorithm) as error:
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
         raise KeyFormatError("is not a private key that can be read (PEM or OpenSSH's own format)") from error
     except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
         raise KeyFormatError("is damaged: its parts do not fit together") from error
