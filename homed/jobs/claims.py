@@ -109,8 +109,10 @@ class Claims:
         self._scheduler.settled(job)
         return job
 
-    async def give_back(self, id: str, token: int, why: str) -> None:
-        """The worker with this claim is gone: it waits again, or has failed where that happens over and over."""
+    async def give_back(self, id: str, token: int, why: str, worker: str | None = None) -> None:
+        """The worker with this claim is gone: it waits again, or has failed where that happens over and over. Then its
+        record keeps who had it: `worker`, if it had no owner yet.
+        """
         before = await self._ledger.get(id)
         if before.token != token:
             return
@@ -124,6 +126,7 @@ class Claims:
                 return transitions.given_back(job, now())
             result = Result(code="WORKER_LOST", error=why)
             delay = self._config().retry_delay
+            job = msgspec.structs.replace(job, node=job.node or worker)
             return transitions.concluded(job, result, now(), size=size, delay=delay)
 
         self._scheduler.settled(await self._ledger.change(id, decide))

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from homed.jobs import direct
+
 if TYPE_CHECKING:
     from homed.jobs.unpack.unpack import Limits
 
-_SHELL = "/bin/sh"
 _FOLDER = "archive"
 _AS = "--as"
 # The interpreter, its options and this module: what stands before the arguments in a call.
@@ -69,7 +70,7 @@ def become(ids: Sequence[int]) -> None:
 def archive(size: int, members: int, commands: str, ids: Sequence[int] = ()) -> int:
     """Unpack standard input into a fresh folder below this one, and become the shell that runs the commands there.
 
-    They run line by line, and stop at the first that fails: what follows counts on it. 125 where it cannot be unpacked.
+    One after the other, whether those before it failed or not (`direct`). 125 if it cannot be unpacked.
     """
     from homed.errors import JobError
     from homed.jobs.unpack.unpack import Limits
@@ -106,7 +107,8 @@ def _become_shell(commands: str) -> None:
         os.dup2(nothing.fileno(), 0)
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
-    os.execve(_SHELL, [_SHELL, "-e", "-c", commands], os.environ)  # noqa: S606  the job itself
+    argv = direct.program(direct.split(commands, direct.understands))
+    os.execve(direct.SHELL, argv, os.environ)  # noqa: S606  the job itself
 
 
 def evaluate(ids: Sequence[int] = ()) -> int:

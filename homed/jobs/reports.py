@@ -12,7 +12,6 @@ from homed.jobs.placement import WORKER
 from homed.jobs.records import Job, Result, State
 from homed.jobs.workers import Workers
 
-_MARK = b"[what follows is all of it, as the worker gave it at the end]\n"
 _RUNS = (State.ASSIGNED, State.RUNNING)
 
 
@@ -26,17 +25,9 @@ class OffsetError(JobConflictError):
         self.expected = expected
 
 
-def remainder(streamed: bytes, final: bytes) -> bytes:
-    """What is to follow what was streamed, so that nothing of the final text is lost.
-
-    What somebody has read already is never taken back: where the final text does not go on from it, and is not in it
-    either, it follows whole, below a line that says so.
-    """
-    if final.startswith(streamed):
-        return final[len(streamed) :]
-    if final in streamed:
-        return b""
-    return (b"" if streamed.endswith(b"\n") else b"\n") + _MARK + final
+def remainder(streamed: bytes, final: bytes) -> bytes | None:
+    """What is to follow what was streamed, so that it is the final text; None if nothing can."""
+    return final[len(streamed) :] if final.startswith(streamed) else None
 
 
 class Reports:
@@ -70,7 +61,8 @@ class Reports:
             return received + len(data)
 
     async def settle(self, id: str, worker: str, result: Result, stdout: str | None, stderr: str | None) -> Job:
-        """The end of a job, with all of its output where the worker gives it; told again, it is as it was.
+        """The end of a job. Output that the worker gives is all of that stream, whatever it had streamed: some stream
+        each piece, and then the whole of each command once more. Told again, it is as it was.
 
         NotFoundError (JOB_NOT_FOUND), JobConflictError (JOB_NOT_YOURS, JOB_ENDED).
         """
@@ -108,11 +100,10 @@ class Reports:
         return output
 
     async def _complete(self, output: Output, stream: Stream, final: bytes) -> None:
-        streamed = await asyncio.to_thread(output.read, stream)
-        if output.dropped(stream):
-            return  # it is full already, and says so
-        rest = await asyncio.to_thread(remainder, streamed, final)
-        if rest:
+        rest = await asyncio.to_thread(_remainder, output, stream, final)
+        if rest is None:
+            await output.put_result(stream, final)
+        elif rest:
             await output.write(stream, rest)
 
     def _lock(self, id: str) -> asyncio.Lock:
@@ -122,8 +113,14 @@ class Reports:
         return lock
 
 
+def _remainder(output: Output, stream: Stream, final: bytes) -> bytes | None:
+    if output.files.result(stream) is not None or output.dropped(stream):
+        return None
+    return remainder(output.read(stream), final)
+
+
 def _received(output: Output, stream: Stream) -> int:
-    return output.files.size(stream) + output.dropped(stream)
+    return output.files.came(stream) + output.files.dropped(stream)
 
 
 def _is_told(job: Job) -> bool:

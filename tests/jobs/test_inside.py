@@ -29,7 +29,7 @@ async def test_nothing_of_it_is_roots_although_homed_may_lie_where_only_root_rea
     async with world(root, _CONFIG) as w:
         one = _archive(w, as_zip([Entry("a", b"a")]), "id -u; id -G; stat -c %u a; grep CapPrm /proc/self/status")
         assert (await w.run(one)).good, w.text(one, "stderr")
-    user, groups, owner, powers = w.text(one).splitlines()
+    user, groups, owner, powers = w.text(one).splitlines()[2:]
     assert user == owner == str(nobody.pw_uid)
     assert groups == str(nobody.pw_gid)
     assert int(powers.split()[1], 16) == 0
@@ -41,15 +41,21 @@ async def test_commands_run_in_the_unpacked_archive(root: Path) -> None:
         one = _archive(w, made, "./run it\r\ncat d/x\r\nls -A\r\ncat\r\ngrep SigIgn /proc/self/status")
         assert (await w.run(one)).good, w.text(one, "stderr")
     *lines, ignored = w.text(one).splitlines()
-    assert lines == ["ran it", "in d", "d", "run"]
+    commands = ("./run it", "cat d/x", "ls -A", "cat", "grep SigIgn /proc/self/status")
+    assert [line for line in lines if line.startswith("> ")] == [f"> {command}" for command in commands]
+    assert lines.count("-" * 80) == 5
+    assert [line for line in lines if not line.startswith(("> ", "-"))] == ["ran it", "in d", "d", "run"]
     assert int(ignored.split()[1], 16) & ~(0b11 << 31) == 0
 
 
-async def test_they_stop_at_the_first_line_that_fails(root: Path) -> None:
+async def test_a_command_that_fails_stops_no_other_and_gives_the_exit_code(root: Path) -> None:
     async with world(root, _CONFIG) as w:
-        one = _archive(w, as_tar([Entry("a")]), "echo 1\n(exit 3)\necho 2")
+        one = _archive(w, as_tar([Entry("a")]), "echo 1\nexit 3\nif\nno-such-command\ncd /\nls; echo err >&2\n(exit 9)")
         assert (await w.run(one)).exit_code == 3
-    assert w.text(one) == "1\n"
+    text, rule = w.text(one), "-" * 80
+    assert text.startswith(f"> echo 1\n{rule}\n1\n> exit 3\n{rule}\n> if\n{rule}\n")
+    assert "Syntax error" in text and "no-such-command: not found" in text
+    assert text.endswith(f"> cd /\n{rule}\n> ls; echo err >&2\n{rule}\na\nerr\n> (exit 9)\n{rule}\n"), "in order"
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,12 @@ class Sent(_Camel, frozen=True, kw_only=True):
 
 
 class Checked(_Camel, frozen=True, kw_only=True):
+    """Agents read one name or the other."""
+
     success: bool = True
     job_id: str
     cancelled: bool
+    cancel_requested: bool
 
 
 class Naming(_Camel, frozen=True, kw_only=True):

@@ -31,20 +31,12 @@ def lines(commands: str) -> str:
     return "".join(made)
 
 
-def header(commands: str) -> str:
-    """What stands above the output of commands that are run at once."""
-    shown = "".join(f"> {line}\n" for line in commands.splitlines() if line.strip())
-    return f"{shown}{'-' * 80}\n"
-
-
-def footer(code: int | None, *, stopped: bool, why: str) -> str:
-    """And what stands below it."""
+def footer(*, ran: bool, stopped: bool, why: str) -> str:
+    """Return what stands below the output. Commands that failed have run too: the job's exit code says so."""
     if stopped:
         said = "Execution stopped!"
-    elif code == 0:
+    elif ran:
         said = "Execution completed!"
-    elif code is not None:
-        said = f"Execution failed with exit code {code}!"
     else:
         said = f"Execution failed: {why}"
     return f"\n{'=' * 80}\n{said}\n"

@@ -111,10 +111,8 @@ class _Resource:
         request[STREAMED] = True
         request[HEADERS]["X-Exec-Id"] = job.id
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        assert isinstance(job.work, Archive)
         try:
             await response.prepare(request)
-            await _write(response, commands.header(job.work.command))
             async with aclosing(_until(self._jobs, job.id, self._stopping)) as texts:
                 async for text in texts:
                     await _write(response, text)
@@ -164,11 +162,9 @@ async def _next(items: AsyncGenerator[Item, None]) -> Item | None:
 
 def _end(job: Job) -> str:
     result = job.result
-    code = result.exit_code if result is not None else None
+    ran = job.state is State.SUCCEEDED or (result is not None and result.code == "EXIT")
     why = result.error if result is not None else ""
-    return commands.footer(
-        0 if job.state is State.SUCCEEDED else code, stopped=job.state is State.CANCELLED, why=why
-    )  # fmt: skip
+    return commands.footer(ran=ran, stopped=job.state is State.CANCELLED, why=why)
 
 
 def _seconds(text: str) -> float | None:

@@ -34,6 +34,7 @@ from homed.api.executor.answers import (
     Sent,
     ToRun,
     shown,
+    status,
 )
 from homed.api.idempotency import HEADERS as IDEMPOTENCY
 from homed.api.idempotency import idempotency_key
@@ -99,7 +100,7 @@ def routes(
         route("GET", "/check-cancel", resource.check, "Ask whether a job is to be ended", Checked, query=CancelQuery,
               errors=(400, 404)),
         route("POST", "/cancel", resource.cancel, "Cancel a job", Answered, body=Naming, change="job.cancel",
-              errors=(404, 409)),
+              errors=(404,)),
     ]  # fmt: skip
 
 
@@ -239,11 +240,15 @@ class _Resource:
         if not call.query.job_id:
             raise missing("jobId")
         is_over = await self._reports.is_over(call.query.job_id, call.query.worker_id or None)
-        return Checked(job_id=call.query.job_id, cancelled=is_over)
+        return Checked(job_id=call.query.job_id, cancelled=is_over, cancel_requested=is_over)
 
     async def cancel(self, call: Call) -> Answered:
         job = await self._job(call.body.job_id)
-        await self._jobs.cancel(job.id, CANCELLED)
+        try:
+            await self._jobs.cancel(job.id, CANCELLED)
+        except JobConflictError:
+            job = await self._jobs.get(job.id)
+            return Answered(job_id=job.id, message=f"Job has ended already: it is {status(job)}")
         return Answered(job_id=job.id, message="Job cancelled successfully")
 
     async def _settle(self, id: str, worker: str, result: Result, stdout: str | None, stderr: str | None) -> None:

@@ -245,7 +245,7 @@ def _both(output: Output, most: int) -> str:
     size, half = output.size, most // 2
     if size <= most:
         return output.combined()
-    head, tail = output.combined(0, half), output.combined(max(half, output.end - half), half)
+    head, tail = output.combined(0, half), output.combined(max(half, output.text_end - half), half)
     return f"{head}\n[{size - most} bytes are not shown here]\n{tail}"
 
 

@@ -3,14 +3,18 @@
 import contextlib
 import logging
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from homed.jobs.output import order, text
 from homed.jobs.output.order import HEAD_SIZE, RECORD_SIZE, Head, Order, Run, Stream
 
 log = logging.getLogger(__name__)
+_RESULT = struct.Struct("<8sQ")
+_RESULT_MAGIC = b"homed-r1"
 _TAIL = 3
 # From so many changes between the streams on, only the watch puts in order what is written: its looks are few.
 _MOST_RUNS = 100_000
@@ -28,6 +32,13 @@ def taken(folder: Path) -> int:
     return total
 
 
+class Result(NamedTuple):
+    """A stream as it was given whole at the end: bytes kept, and dropped past the limit."""
+
+    size: int
+    dropped: int
+
+
 class Files:
     """`limit` is how many bytes of each stream are kept. Its functions may be called on any thread.
 
@@ -43,6 +54,7 @@ class Files:
         self._order = Order()
         self._records = 0
         self._sizes = [0, 0]
+        self._results: list[Result | None] = [None, None]
         self._head = Head()
         self._written: Head | None = None
         self._failed = False
@@ -64,7 +76,27 @@ class Files:
         return self._order.total
 
     def dropped(self, stream: Stream) -> int:
+        """Bytes that were not kept of what came."""
         return self._head.dropped[stream]
+
+    def result(self, stream: Stream) -> Result | None:
+        """What was given at the end in the place of what came; None if nothing was."""
+        self.load()
+        return self._results[stream]
+
+    def put_result(self, stream: Stream, data: bytes) -> None:
+        """Have it read in the place of what came, whose order stays as it is for those who follow it."""
+        self.load()
+        kept = data[: self._limit()]
+        result = Result(len(kept), len(data) - len(kept))
+        with self._lock, self._tolerated("kept"):
+            path = self._result_path(stream)
+            with open(f"{path}.new", "wb") as file:
+                file.write(_RESULT.pack(_RESULT_MAGIC, result.dropped) + kept)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(f"{path}.new", path)
+            self._results[stream] = result
 
     def make(self) -> None:
         """Both files, empty. OSError."""
@@ -129,14 +161,21 @@ class Files:
                 self._write_head()
 
     def read(self, stream: Stream, start: int, most: int) -> bytes:
-        """The bytes of one stream as they are on the disk, in order or not yet."""
+        """The bytes of one stream as they are on the disk, in order or not yet; of its result if there is one."""
         most = min(most, self.size(stream) - start)
         if most <= 0:
             return b""
+        if self._results[stream] is not None:
+            return self._pread(self._result_path(stream), most, _RESULT.size + start)
         return self._read(Run(stream, start, most))
 
     def size(self, stream: Stream) -> int:
         """Bytes kept of a stream."""
+        result = self.result(stream)
+        return self.came(stream) if result is None else result.size
+
+    def came(self, stream: Stream) -> int:
+        """Bytes kept of what came."""
         self.load()
         if self._head.finished:
             return self._order.lengths[stream]
@@ -165,12 +204,13 @@ class Files:
 
     def rest(self) -> list[Run]:
         """What is on the disk and not in order yet: it would stand so, if nothing more came."""
-        sizes = [self.size(stream) for stream in Stream]
+        sizes = [self.came(stream) for stream in Stream]
         with self._lock:
             lengths = list(self._order.lengths)
         return [Run(stream, lengths[stream], sizes[stream] - lengths[stream]) for stream in Stream]
 
     def _load(self) -> None:
+        self._results = [self._load_result(stream) for stream in Stream]
         self._sizes = list(self._look())
         data = b""
         with contextlib.suppress(FileNotFoundError):
@@ -188,6 +228,17 @@ class Files:
             # A full disk kept the last records from being written: they can only have been these.
             self._sizes = [min(size, self._limit()) for size in self._look()]
             self._arrange(final=True)
+
+    def _load_result(self, stream: Stream) -> Result | None:
+        with contextlib.suppress(OSError):
+            path = self._result_path(stream)
+            head = self._pread(path, _RESULT.size, 0)
+            if head.startswith(_RESULT_MAGIC) and len(head) == _RESULT.size:
+                return Result(os.stat(path).st_size - _RESULT.size, _RESULT.unpack(head)[1])
+        return None
+
+    def _result_path(self, stream: Stream) -> str:
+        return f"{self._paths[stream]}.result"
 
     def _look(self) -> tuple[int, int]:
         """The sizes of both; a file that is gone has not changed."""
@@ -270,11 +321,14 @@ class Files:
         return done
 
     def _read(self, run: Run) -> bytes:
-        """Fewer where the file is gone, or shorter."""
+        return self._pread(self._paths[run.stream], run.length, run.start)
+
+    def _pread(self, path: str, length: int, start: int) -> bytes:
+        """Fewer bytes if the file is gone, or shorter."""
         with contextlib.suppress(OSError):
-            file = os.open(self._paths[run.stream], os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return os.pread(file, run.length, run.start)
+                return os.pread(file, length, start)
             finally:
                 os.close(file)
         return b""

@@ -17,6 +17,7 @@ _MOST_HELD = 32
 _AHEAD = 4
 _ALL = 1 << 56
 _CHUNK = 1024 * 1024
+_TAIL = 4  # bytes in which a character ends that began before
 _T = TypeVar("_T")
 
 
@@ -67,7 +68,22 @@ class Output:
 
     def dropped(self, stream: Stream) -> int:
         """Bytes that were not kept. What a job writes while its file is being cut is not counted."""
-        return self.files.dropped(stream)
+        result = self.files.result(stream)
+        return self.files.dropped(stream) if result is None else result.dropped
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it was given whole at the end: then that is read, and what came is only followed."""
+        return any(self.files.result(stream) is not None for stream in Stream)
+
+    @property
+    def text_end(self) -> int:
+        """The position after all that `combined` reads."""
+        return self.size if self.has_result else self.end
+
+    async def put_result(self, stream: Stream, data: bytes) -> None:
+        """Have `data` read as all of a stream from now on; who follows is told nothing more."""
+        await self._run(self.files.put_result, stream, data)
 
     async def write(self, stream: Stream, data: bytes) -> None:
         """Kept and in order when it returns, as far as there is room for it. It fails never: see `dropped`."""
@@ -119,12 +135,17 @@ class Output:
         return shown + text.cut_mark(stream, dropped) if dropped else shown
 
     def combined(self, start: int = 0, most: int = _ALL) -> str:
-        """Blocking. Both streams in order, from a position on, about `most` bytes."""
+        """Blocking. Both streams in order, from a position on, about `most` bytes; standard output first if the job
+        gave them whole at its end, since nobody knows their order then.
+        """
         return "".join(self.texts(start, most))
 
     def texts(self, start: int = 0, most: int = _ALL) -> Iterator[str]:
         """Blocking. The same, in pieces that are not large."""
         self.files.load()
+        if self.has_result:
+            yield from self._result_texts(start, most)
+            return
         left = most
         is_inside = start > 0
         while left > 0 and (found := self.files.piece(start, min(left, _CHUNK))) is not None:
@@ -139,6 +160,17 @@ class Output:
             yield from self._rest(part)
         if left > 0:
             yield from (mark for _, mark in self._marks())
+
+    def _result_texts(self, start: int, most: int) -> Iterator[str]:
+        for stream in Stream:
+            size = self.files.size(stream)
+            at, end = min(start, size), min(start + most, size)
+            if at < end:
+                skipped = text.began_before(self.files.read(stream, at, _TAIL)) if at else 0
+                yield from self._rest(Run(stream, at + skipped, end - at - skipped))
+            start, most = max(0, start - size), most - (end - at)
+            if most > 0 and (dropped := self.dropped(stream)):
+                yield text.cut_mark(stream, dropped)
 
     def _rest(self, run: Run) -> Iterator[str]:
         at, end = run.start, run.start + run.length
@@ -212,7 +244,7 @@ class Output:
     def _marks(self) -> list[tuple[Stream, str]]:
         if not self.finished:
             return []
-        return [(stream, text.cut_mark(stream, count)) for stream in Stream if (count := self.dropped(stream))]
+        return [(stream, text.cut_mark(stream, count)) for stream in Stream if (count := self.files.dropped(stream))]
 
     def _run(self, work: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
         return asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)

@@ -46,9 +46,7 @@ def test_a_shell_gets_what_was_quoted_as_it_was(quoted: str) -> None:
     assert said(commands.lines(line)) == said(line)
 
 
-def test_the_output_stands_between_two_rules() -> None:
-    assert commands.header("make\n\nmake test\n") == f"> make\n> make test\n{'-' * 80}\n"
-    assert commands.footer(0, stopped=False, why="") == f"\n{'=' * 80}\nExecution completed!\n"
-    assert commands.footer(3, stopped=False, why="").endswith("Execution failed with exit code 3!\n")
-    assert commands.footer(143, stopped=True, why="").endswith("Execution stopped!\n")
-    assert commands.footer(None, stopped=False, why="it was lost").endswith("Execution failed: it was lost\n")
+def test_the_output_ends_with_a_rule_and_how_it_ended() -> None:
+    assert commands.footer(ran=True, stopped=False, why="it ended with 3") == f"\n{'=' * 80}\nExecution completed!\n"
+    assert commands.footer(ran=False, stopped=True, why="").endswith("Execution stopped!\n")
+    assert commands.footer(ran=False, stopped=False, why="it was lost").endswith("Execution failed: it was lost\n")

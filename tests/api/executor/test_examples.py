@@ -321,20 +321,56 @@ def test_a_pending_job_that_is_cancelled_has_failed(api: Api) -> None:
     assert (answer.status, answer.json["success"], answer.json["jobId"]) == (200, True, job)
     found = status(api, job)
     assert (found["status"], found["errorMessage"], found["exitCode"]) == ("failed", "Job cancelled by user", None)
-    assert api.post("/api/jobs/cancel", {"jobId": job}).status == 409
+    again = api.post("/api/jobs/cancel", {"jobId": job})
+    assert (again.status, again.json["success"], again.json["jobId"]) == (200, True, job)
+    assert status(api, job) == found
 
 
 def test_a_running_job_that_is_cancelled_ends_with_130(api: Api) -> None:
     register(api)
     job = create(api)
     take(api)
-    assert api.get(f"/api/jobs/check-cancel?jobId={job}").json["cancelled"] is False
+    asked = api.get(f"/api/jobs/check-cancel?jobId={job}").json
+    assert (asked["cancelled"], asked["cancelRequested"]) == (False, False)
     api.post("/api/jobs/cancel", {"jobId": job})
-    assert api.get(f"/api/jobs/check-cancel?jobId={job}").json["cancelled"] is True
+    asked = api.get(f"/api/jobs/check-cancel?jobId={job}").json
+    assert (asked["cancelled"], asked["cancelRequested"]) == (True, True)
+    assert status(api, job)["workerId"] == "worker-abc123"
     assert report(api, job, exitCode=137, stdout="so far").status == 200
     found = status(api, job)
     assert (found["status"], found["exitCode"], found["stdout"]) == ("failed", 130, "so far")
-    assert found["errorMessage"] == "Job cancelled by user"
+    assert (found["errorMessage"], found["workerId"]) == ("Job cancelled by user", "worker-abc123")
+
+
+def test_a_cancelled_job_whose_worker_is_gone_keeps_its_worker(tmp_path: Path) -> None:
+    with board(tmp_path / "short", offline_after=1) as homed:
+        register(homed.api)
+        job = create(homed.api)
+        take(homed.api)
+        homed.api.post("/api/jobs/cancel", {"jobId": job})
+        found = ended(homed.api, job)
+        assert (found["status"], found["workerId"]) == ("failed", "worker-abc123")
+
+
+def test_what_a_worker_submits_at_the_end_is_the_output_whatever_it_streamed(api: Api) -> None:
+    """As agents do it: each piece, then the whole of each command once more, then all of it."""
+    register(api)
+    job = create(api)
+    take(api)
+    for text in ("inst", "alled\n", "installed\n", "tested\n", "tested\n"):
+        assert api.post("/api/jobs/stream-output", {"jobId": job, "data": text, "type": "stdout"}).status == 200
+    api.post("/api/jobs/stream-output", {"jobId": job, "data": "warning\n", "type": "stderr"})
+    report(api, job, stdout="installed\ntested\n", stderr="")
+    found = status(api, job)
+    assert (found["stdout"], found["stderr"]) == ("installed\ntested\n", "warning\n")
+    shown = api.get(f"/api/v1/jobs/{job}").json
+    assert (shown["stdout"], shown["stderr"]) == ("installed\ntested\n", "warning\n")
+    assert shown["output"] == "installed\ntested\nwarning\n"
+    assert api.get(f"/api/v1/jobs/{job}/stdout").body == b"installed\ntested\n"
+    assert api.get(f"/api/v1/jobs/{job}/logs").json["logs"] == shown["output"]
+    events = api.get(f"/api/v1/jobs/{job}/stream").body.decode()
+    assert events.count('"content":"inst') == 1, "who follows has read what was streamed"
+    assert events.count("event: complete") == 1
 
 
 def test_a_job_that_takes_too_long_ends_with_124(api: Api) -> None:
@@ -396,7 +432,7 @@ def test_the_documented_curl_commands_work(api: Api, tmp_path: Path) -> None:
     assert report(api, job).status == 200
     direct = curl(f'{sent} -F "mode=direct"')
     assert direct == (
-        f"> cat a.txt\n> echo done\n{'-' * 80}\nhello\ndone\n\n{'=' * 80}\nExecution completed!\n"
+        f"> cat a.txt\n{'-' * 80}\nhello\n> echo done\n{'-' * 80}\ndone\n\n{'=' * 80}\nExecution completed!\n"
     )  # fmt: skip
 
 
@@ -432,8 +468,8 @@ def test_direct_mode_shows_what_happens(api: Api) -> None:
     assert answer.headers["content-type"] == "text/event-stream"
     job = answer.headers["x-exec-id"]
     text = answer.body.decode()
-    assert text.startswith(f"> sh run.sh\n{'-' * 80}\n") and "out\n" in text and "err\n" in text
-    assert text.endswith(f"\n{'=' * 80}\nExecution failed with exit code 3!\n")
+    assert text == f"> sh run.sh\n{'-' * 80}\nout\nerr\n\n{'=' * 80}\nExecution completed!\n"
     found = ended(api, job)
-    assert (found["stdout"], found["stderr"], found["exitCode"], found["status"]) == ("out\n", "err\n", 3, "failed")
+    assert (found["exitCode"], found["status"]) == (3, "failed")
+    assert found["stdout"].endswith("\nout\nerr\n") and found["stderr"] == ""
     assert api.delete("/api/execute", body={"execId": job}).json == {"stopped": False}
