@@ -91,3 +91,8 @@ def lost(claims: Iterable[Claim], online: Collection[str]) -> list[Claim]:
 def without(claim: Claim, worker: str) -> Claim:
     """The claim when it is known that it is not this worker's."""
     return claim._replace(candidates=claim.candidates - {worker}) if claim.worker is None else claim
+
+
+def only(claim: Claim) -> str | None:
+    """Return whose the claim is, if that is known or nobody else is left."""
+    return claim.worker or (next(iter(claim.candidates)) if len(claim.candidates) == 1 else None)

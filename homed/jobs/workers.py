@@ -360,11 +360,8 @@ class Workers:
 
     async def _give_back(self, claim: Claim, why: str) -> None:
         log.warning("Job %s is given back: %s", claim.job, why)
-        owner = claim.worker or self._owners().get(claim.job)
-        if owner is None and len(claim.candidates) == 1:
-            (owner,) = claim.candidates
         try:
-            await self._jobs.claims.give_back(claim.job, claim.token, why, owner)
+            await self._jobs.claims.give_back(claim.job, claim.token, why, claimants.only(claim))
         except NotFoundError:
             log.info("Job %s is gone", claim.job)
         if self._claims.get(claim.job) == claim:
