@@ -166,7 +166,7 @@ def _overlay(**given: Any) -> str:
     ("overlay", "line", "said"),
     [
         ("{", 1, "config.json"),
-        ('{\n  "api": {\n    "port": 1,\n  }\n}', 4, "config.json"),
+        ('{\n  "api": {\n    "port": 1 1\n  }\n}', 3, "config.json"),
         ("[]", 1, "must be a JSON object"),
         (_overlay(api={"port": "x"}), 3, "api.port"),
         (_overlay(api={"host": "a", "limits": {"health": 0}}), 5, "api.limits.health"),
