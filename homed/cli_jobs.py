@@ -226,10 +226,15 @@ def _hosts(options: Options) -> int:
         return print_json(answer)
     rows = [
         (one["id"], one["name"], f"{one['user']}@{one['hostname']}:{one['port']}", one["auth_type"],
-         "active" if one["is_active"] else "inactive")
+         _state(one), moment(one["last_checked_at"]))
         for one in answer["servers"]
     ]  # fmt: skip
-    return print_table(("ID", "NAME", "ADDRESS", "BY", "STATE"), rows)
+    return print_table(("ID", "NAME", "ADDRESS", "BY", "STATE", "CHECKED"), rows)
+
+
+def _state(host: Any) -> str:
+    """Return how the last check ended, or that no jobs are sent there."""
+    return str(host["status"]) if host["is_active"] else "inactive"
 
 
 def _add_host(options: Options) -> int:

@@ -211,3 +211,17 @@ def test_an_interrupt_cancels_the_job_of_run_and_says_so_and_ends_logs_alone(
     assert process.returncode == 130
     assert (("POST", "jobs/j-1/cancel") in {(asked.method, asked.path) for asked in homed.asked}) == cancels
     assert ("homed: job j-1 is canceled" in said) == cancels
+
+
+def test_a_list_of_hosts_shows_what_the_last_check_found(
+    homed: Answers, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = {
+        "id": "h-1", "name": "pi", "user": "root", "hostname": "pi.local", "port": 22, "auth_type": "key",
+        "is_active": True, "status": "disconnected", "last_checked_at": "2026-11-21T02:00:00.000Z",
+    }  # fmt: skip
+    homed.on("GET", "servers", (200, {"servers": [host, host | {"is_active": False, "last_checked_at": None}]}))
+    assert run("host", "list") == 0
+    _, failed, inactive = capsys.readouterr().out.splitlines()
+    assert failed.split() == ["h-1", "pi", "root@pi.local:22", "key", "disconnected", "2026-11-21", "02:00:00"]
+    assert inactive.split()[-2:] == ["inactive", "-"]
