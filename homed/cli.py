@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", parents=[common], help="run the daemon")
     serve.add_argument("--host", help="listen here instead of api.host")
     serve.add_argument("--port", type=int, help="listen here instead of api.port")
+    serve.add_argument("--api-key", metavar="KEY", help="an admin key known in memory only; better as HOMED_API_KEY")
     serve.set_defaults(run=_serve)
 
     check = commands.add_parser("check-config", parents=[common], help="say whether the configuration is right")
@@ -157,22 +158,24 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         # Before the configuration: what was changed over the API is part of the state.
         with StateDirectory(options.state) as state:
-            return _run_daemon(_settings(options), state, notifier)
+            return _run_daemon(_settings(options), state, notifier, options.api_key)
     except HomedError as error:
         notifier.status(f"Cannot start: {error.message}")
         raise
 
 
-def _run_daemon(settings: "Settings", state: "StateDirectory", notifier: "Notifier") -> int:
+def _run_daemon(settings: "Settings", state: "StateDirectory", notifier: "Notifier", api_key: str | None) -> int:
+    from homed.access import given
     from homed.daemon import Daemon
     from homed.host import journal, notify
 
     sink = journal.configure(settings.current.log.level)
     try:
         passed = [one.socket for one in notify.listen_sockets()]
+        key = given.take(api_key, os.environ)
 
         async def run() -> None:
-            await Daemon(settings, state, notifier, sink, passed).run()
+            await Daemon(settings, state, notifier, sink, passed, key).run()
 
         _await(run())
     except HomedError:

@@ -74,6 +74,7 @@ class Daemon:
         notifier: Notifier,
         sink: LogSink | None = None,
         passed: Sequence[socket.socket] = (),
+        api_key: str = "",
     ):
         self._settings = settings
         self._directory = state
@@ -86,13 +87,13 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._tls: ssl.SSLContext | None = None
-        self._build()
+        self._build(api_key)
 
-    def _build(self) -> None:
+    def _build(self, api_key: str) -> None:
         config = self._settings.current
         self.events, self.metrics, self.health = Events(), Metrics(__version__), Health()
         self.store = SqliteStore(self._state / "homed.db")
-        self.keys = Keys(self.store)
+        self.keys = Keys(self.store, api_key)
         self.tokens = Tokens(self.store, self.keys)
         self.vault = vault.open_or_closed(self._state)
         self.containers = ContainersComponent(

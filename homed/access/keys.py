@@ -15,11 +15,14 @@ import msgspec
 
 from homed.access.scopes import Principal, Scope
 from homed.clock import now
-from homed.errors import FieldError, NotFoundError, ValidationError
+from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
 from homed.store.base import Record, Store
 
 log = logging.getLogger(__name__)
 BUCKET = "keys"
+KEY_PREFIX = "hk_"
+# The id of the key that was given at the start; those of stored ones are hexadecimal.
+GIVEN_ID = "given"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 KeyName = Annotated[
@@ -61,10 +64,14 @@ class NewKey(NamedTuple):
 
 
 class Keys:
-    """The keys, held in memory over the store; a key made or revoked by another process is seen within a second."""
+    """The keys, held in memory over the store; a key made or revoked by another process is seen within a second.
 
-    def __init__(self, store: Store):
+    `given` is the text of an admin key that is known in memory only (`homed serve --api-key`); empty is none.
+    """
+
+    def __init__(self, store: Store, given: str = ""):
         self._store = store
+        self._given = Key(GIVEN_ID, "--api-key", Scope.ADMIN, _digest(given), now()) if given else None
         self._by_id: dict[str, Key] = {}
         self._looked_at = -_SECONDS_BETWEEN_LOOKS
 
@@ -79,7 +86,12 @@ class Keys:
             await self.load()
 
     def all(self) -> list[Key]:
-        return sorted(self._by_id.values(), key=lambda key: key.created_at)
+        given = [self._given] if self._given is not None else []
+        return given + sorted(self._by_id.values(), key=lambda key: key.created_at)
+
+    def any(self) -> bool:
+        """Tell whether there is a key that is valid now."""
+        return any(self.get(key.id) is not None for key in self.all())
 
     async def create(self, name: str, scope: Scope, expires_at: datetime | None = None) -> NewKey:
         """Make a key; its text is never to be had again. ValidationError where the name is not one."""
@@ -91,7 +103,13 @@ class Keys:
         return NewKey(key, f"hk_{identity}_{secret}")
 
     async def revoke(self, identity: str) -> Key:
-        """Revoke a key and with it every token that was issued for it. NotFoundError where there is none."""
+        """Revoke a key and with it every token that was issued for it. NotFoundError, ConflictError."""
+        if self._given is not None and identity == GIVEN_ID:
+            raise ConflictError(
+                "the key of --api-key cannot be revoked: start homed without it",
+                code="KEY_GIVEN",
+                details={"id": identity},
+            )
         await self.load()
         key = self._by_id.get(identity)
         if key is None:
@@ -102,6 +120,8 @@ class Keys:
 
     def get(self, identity: str) -> Key | None:
         """A key that is valid now."""
+        if identity == GIVEN_ID:
+            return self._given
         key = self._by_id.get(identity)
         if key is None or (key.expires_at is not None and key.expires_at <= now()):
             return None
@@ -113,6 +133,13 @@ class Keys:
             return True
         await self.look()
         return self.get(principal.key_id) is not None
+
+    def identify_given(self, text: str) -> Principal | None:
+        """Return the holder of the key that was given at the start, if this is it. Compares in constant time."""
+        key = self._given
+        if key is None or not hmac.compare_digest(_digest(text), key.digest):
+            return None
+        return Principal(f"key:{key.name}", key.scope, key.id)
 
     def identify(self, text: str) -> Principal | None:
         """Who holds this key; None where it is none of ours. Compares hashes in constant time."""

@@ -2,15 +2,16 @@
 
 from aiohttp import web
 
-from homed.access.keys import Keys
+from homed.access.keys import KEY_PREFIX, Keys
 from homed.access.scopes import ANONYMOUS, LOCAL, Principal, Scope
 from homed.access.tokens import Tokens
 from homed.errors import ForbiddenError, UnauthorizedError
 
 
-def credential(request: web.Request) -> str | None:
-    """What the caller presents: `X-API-Key`, `Authorization: Bearer`, or for sockets (browsers cannot set
-    headers there) `?access_token=`."""
+def credential(request: web.Request, *, socket: bool) -> str | None:
+    """Return what the caller presents: `X-API-Key`, `Authorization: Bearer`, or on a `socket`'s route (browsers cannot
+    set headers there) `?access_token=`; empty if it is nothing that homed knows.
+    """
     headers = request.headers
     key = headers.get("X-API-Key")
     if key is not None:
@@ -19,30 +20,38 @@ def credential(request: web.Request) -> str | None:
     if authorization is not None:
         scheme, _, text = authorization.partition(" ")
         return text.strip() if scheme.lower() == "bearer" else ""
-    if headers.get("Upgrade", "").lower() == "websocket":
+    if socket and headers.get("Upgrade", "").lower() == "websocket":
         return request.query.get("access_token")
     return None
 
 
 class Authenticator:
-    """Tells who calls. `trusted` says whether the request came by a listener that is loopback only."""
+    """Tells who calls."""
 
     def __init__(self, keys: Keys, tokens: Tokens):
         self._keys = keys
         self._tokens = tokens
 
-    async def identify(self, request: web.Request, *, trusted: bool) -> Principal:
-        """UnauthorizedError where something was presented that is not valid, by any listener."""
-        text = credential(request)
+    async def identify(self, text: str | None, *, trusted: bool) -> Principal:
+        """Return who presents this; `trusted` says that the request came by a listener that needs no key.
+
+        There, what homed has never issued is ignored: clients send what another server wanted of them. A key or token
+        of homed's own that is not valid any more is refused by any listener: its holder is to learn of it.
+        UnauthorizedError.
+        """
         if text is None:
             return LOCAL if trusted else ANONYMOUS
         await self._keys.look()
-        principal = await self._by_key(text) if text.startswith("hk_") else None
+        principal = self._keys.identify_given(text)
+        if principal is None and text.startswith(KEY_PREFIX):
+            principal = await self._by_key(text)
         if principal is None and text.count(".") == 2:
             principal = self._tokens.identify(text)
-        if principal is None:
-            raise UnauthorizedError("the key or token is not valid: it is unknown, expired or revoked")
-        return principal
+        if principal is not None:
+            return principal
+        if trusted and not text.startswith(KEY_PREFIX) and not self._tokens.is_own(text):
+            return LOCAL
+        raise UnauthorizedError("the key or token is not valid: it is unknown, expired or revoked")
 
     async def _by_key(self, text: str) -> Principal | None:
         principal = self._keys.identify(text)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from homed.access.scopes import Scope
 from homed.api.routes import Call, Route
 from homed.errors import NotFoundError
 
@@ -80,13 +81,13 @@ def routes(openapi: Callable[[], dict[str, Any]], asyncapi: Callable[[], dict[st
         path, kind = _ASSETS[name]
         return web.FileResponse(folder / path, headers={**cache, "Content-Type": kind})
 
-    def route(path: str, handler: Callable[[Call], Any], summary: str) -> Route:
-        return Route("GET", path, handler, summary, "Documentation", "docs", scope=None, documented=False)
+    def route(path: str, handler: Callable[[Call], Any], summary: str, scope: Scope | None = None) -> Route:
+        return Route("GET", path, handler, summary, "Documentation", "docs", scope=scope, documented=False)
 
     return [
         route("/docs", page(_SWAGGER), "Swagger UI"),
         route("/redoc", page(_REDOC), "ReDoc"),
         route("/docs/assets/{name}", asset, "Assets of the pages"),
         route("/openapi.json", description("openapi", openapi), "The OpenAPI document"),
-        route("/asyncapi.json", description("asyncapi", asyncapi), "The AsyncAPI document of the sockets"),
+        route("/asyncapi.json", description("asyncapi", asyncapi), "The AsyncAPI document of the sockets", Scope.READ),
     ]

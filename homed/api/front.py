@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from homed import clock, validation
-from homed.access.scopes import ANONYMOUS, Principal
+from homed.access.scopes import ANONYMOUS, Principal, Scope
 from homed.api import auth, decode, guard, protocol, request_log
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, Verdict, client_of
 from homed.api.origin import Origin, check_connection
@@ -84,7 +84,7 @@ class Front:
             # An upload is asked for by its handler, once it is known that it will be taken.
             expect = _expect_nothing if route.uploads else decode.ask_for_body
             app.router.add_route(route.method, route.path, self._entry(route), expect_handler=expect)
-            if route.method == "GET" and not route.socket and not route.streams:
+            if route.method == "GET" and not (route.socket or route.streams or route.changes):
                 app.router.add_route("HEAD", route.path, self._entry(route), expect_handler=decode.ask_for_body)
         fallback = Route("*", "/{path:.*}", self._not_found, "", "", "system", scope=None, documented=False)
         last = self._entry(replace(fallback, family=self._families[0]))
@@ -168,7 +168,7 @@ class Front:
         if origin.only is not None and request.path != origin.only:
             raise NotFoundError(f"only {origin.only} is served here")
         self._check_origin(route, request, config, headers)
-        principal = await self._identify(request, origin, config)
+        principal = await self._identify(route, request, origin, config)
         request[_PRINCIPAL] = principal
         if config.api.limits.enabled and not origin.control:
             client = principal.key_id or client_of(origin.address)
@@ -222,31 +222,33 @@ class Front:
 
     def _check_origin(self, route: Route, request: web.Request, config: Config, headers: dict[str, str]) -> None:
         origin = request.headers.get("Origin")
+        guarded = route.changes or route.socket
         if origin is None:
+            if guarded and guard.is_of_another_site(request.headers):
+                raise ForbiddenError("pages of other sites may not do this", code="ORIGIN_NOT_ALLOWED")
             return
         allowed = config.api.cors_origins
         if origin in allowed:
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Expose-Headers"] = _EXPOSED
             headers["Vary"] = "Origin"
-        elif (route.change or route.socket) and not guard.origin_allowed(
-            origin, request.headers.get("Host", ""), request.scheme, allowed
-        ):
+        elif guarded and not guard.origin_allowed(origin, request.headers.get("Host", ""), request.scheme, allowed):
             raise ForbiddenError(
                 f"pages of '{origin}' may not do this: add it to api.cors_origins", code="ORIGIN_NOT_ALLOWED"
             )
 
-    async def _identify(self, request: web.Request, origin: Origin, config: Config) -> Principal:
+    async def _identify(self, route: Route, request: web.Request, origin: Origin, config: Config) -> Principal:
         client = client_of(origin.address)
         limits = config.api.limits
         failures = Rate("failures", limits.failures)
-        if limits.enabled and auth.credential(request) is not None:
+        trusted = origin.control or (origin.trusted and not config.api.require_key)
+        text = auth.credential(request, socket=route.socket)
+        if limits.enabled and not trusted and text is not None:
             verdict = self._limiter.exhausted(client, failures)
             if verdict is not None:
                 self._refuse(verdict, request[HEADERS])
         try:
-            trusted = origin.control or (origin.trusted and not config.api.require_key)
-            return await self._authenticator.identify(request, trusted=trusted)
+            return await self._authenticator.identify(text, trusted=trusted)
         except UnauthorizedError:
             if limits.enabled:
                 self._limiter.check(client, failures)
@@ -265,7 +267,10 @@ class Front:
 
     async def _not_found(self, call: Call) -> object:
         request = call.request
-        allowed = sorted({route.method for route in self._routes if _matches(route.path, request.path)})
+        routes = [route for route in self._routes if _matches(route.path, request.path)]
+        if request.method != "OPTIONS" and not any(route.scope is None for route in routes):
+            auth.authorize(call.principal, Scope.READ)  # what there is, and what is not, is not for everybody
+        allowed = sorted({route.method for route in routes})
         asked = request.headers.get("Access-Control-Request-Method")
         if request.method == "OPTIONS" and allowed:
             return self._preflight(request, allowed, asked)

@@ -4,7 +4,7 @@ A page that a browser has open can send requests to 127.0.0.1 or to the board. T
 the Host must be a name of this board (DNS rebinding), and an Origin must be the same host or on the allow-list.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -47,6 +47,11 @@ def origin_allowed(origin: str, host: str, scheme: str, allowed: Collection[str]
     except ValueError:
         return False
     return parts.scheme == scheme and bool(parts.netloc) and parts.netloc.lower() == host.strip().lower()
+
+
+def is_of_another_site(headers: Mapping[str, str]) -> bool:
+    """Tell whether a browser says that a page of another site sent this: images and links have no Origin."""
+    return headers.get("Sec-Fetch-Site", "none").lower() not in ("none", "same-origin")
 
 
 def board_names(hostname: str, configured: Collection[str]) -> frozenset[str]:

@@ -37,10 +37,11 @@ class Route:
 
     `scope` None is open to everybody. `limit` names a class of `config.Limits`, counted by the minute; `hourly` and
     `burst` may name others: by the hour, and how many come at once (within a second). `change` names the act for the
-    audit log; such a handler runs to its end even where the client goes away. A `body` that is `optional` may be left
-    out: it is what its defaults say then. `uploads` are the media types of a body that the handler reads by itself,
-    `form` what a form has. `streams` are the media types that it answers with beside JSON; `socket` makes it a
-    WebSocket. `headers` are those that it reads itself.
+    audit log; such a handler runs to its end even where the client goes away. `acts`: a GET that changes something all
+    the same, too often for the audit log. A `body` that is `optional` may be left out: it is what its defaults say
+    then. `uploads` are the media types of a body that the handler reads by itself, `form` what a form has. `streams`
+    are the media types that it answers with beside JSON; `socket` makes it a WebSocket. `headers` are those that it
+    reads itself.
     """
 
     method: str
@@ -64,10 +65,16 @@ class Route:
     errors: Sequence[int] = ()
     statuses: Sequence[int] = ()
     change: str | None = None
+    acts: bool = False
     streams: Sequence[str] = ()
     socket: bool = False
     documented: bool = True
     family: "Family | None" = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether a request to it changes something, so that no page of others may send one."""
+        return self.change is not None or self.acts or self.method not in ("GET", "HEAD", "OPTIONS", "*")
 
 
 class ErrorShape(Protocol):

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from homed.access import keys as keys_module
-from homed.access.keys import BUCKET, Keys, NewKey
-from homed.access.scopes import Scope
+from homed.access.keys import BUCKET, GIVEN_ID, Keys, NewKey
+from homed.access.scopes import Principal, Scope
 from homed.clock import now
-from homed.errors import NotFoundError, ValidationError
+from homed.errors import ConflictError, NotFoundError, ValidationError
 from homed.store.sqlite import SqliteStore
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -78,7 +78,7 @@ async def test_a_revoked_key_is_void_at_once_and_for_ever(keys: Keys, store: Sql
 _ELSEWHERE = """
 import asyncio, pathlib, sys
 from homed.access.keys import Keys
-from homed.access.scopes import Scope
+from homed.access.scopes import Principal, Scope
 from homed.store.sqlite import SqliteStore
 async def main():
     store = SqliteStore(pathlib.Path(sys.argv[1]))
@@ -149,3 +149,32 @@ async def test_what_is_nearly_a_key_is_none(keys: Keys) -> None:
 async def test_no_text_is_a_key_by_chance(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     made = Keys(SqliteStore(tmp_path_factory.getbasetemp() / "never-opened.db"))
     assert made.identify(text) is None
+
+
+GIVEN = "a-key-that-is-given-at-the-start!"
+
+
+async def test_a_key_that_is_given_at_the_start_is_known_in_memory_only(store: SqliteStore, tmp_path: Path) -> None:
+    keys = Keys(store, GIVEN)
+    await keys.load()
+    assert keys.any()
+    principal = keys.identify_given(GIVEN)
+    assert principal is not None and principal == Principal("key:--api-key", Scope.ADMIN, GIVEN_ID)
+    assert await keys.holds(principal)
+    assert keys.identify_given(f"{GIVEN}x") is None and keys.identify_given("") is None
+    assert [key.id for key in keys.all()] == [GIVEN_ID]
+    with pytest.raises(ConflictError) as raised:
+        await keys.revoke(GIVEN_ID)
+    assert raised.value.code == "KEY_GIVEN"
+    assert await store.list(BUCKET) == []
+    await store.close()
+    assert all(GIVEN.encode() not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+async def test_there_is_a_key_as_long_as_one_is_valid(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not keys.any() and keys.identify_given("") is None
+    await keys.create("a", Scope.READ, now() + timedelta(hours=1))
+    assert keys.any()
+    later = now() + timedelta(hours=2)
+    monkeypatch.setattr(keys_module, "now", lambda: later)
+    assert not keys.any() and keys.all()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jwt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -270,16 +271,82 @@ async def test_the_command_lines_socket_needs_no_key_and_no_name_and_has_no_limi
                 assert "X-RateLimit-Limit" not in answer.headers
 
 
-async def test_a_wrong_key_is_refused_also_where_none_is_needed(server: Server) -> None:
-    for headers in (
-        {"X-API-Key": "hk_00000000_" + "0" * 48},
-        {"X-API-Key": ""},
-        {"Authorization": "Basic dXNlcjpwYXNz"},
-        {"Authorization": "Bearer a.b.c"},
-        {"Authorization": ""},
-    ):
-        async with server.request("GET", "/open.txt", headers=headers) as answer:
-            assert answer.status == 401, headers
+_FOREIGN = (
+    {"X-API-Key": "your-secret-key"},
+    {"X-API-Key": ""},
+    {"X-API-Key": "\u00e9"},
+    {"Authorization": "Basic dXNlcjpwYXNz"},
+    {"Authorization": "Bearer a.b.c"},
+    {"Authorization": f"Bearer {jwt.encode({'iss': 'another', 'sub': 'x'}, 'k' * 32)}"},
+    {"Authorization": ""},
+    {"Authorization": "nonsense"},
+)
+
+
+async def test_what_homed_never_issued_is_ignored_by_a_listener_that_needs_no_key(server: Server) -> None:
+    for headers in _FOREIGN:
+        async with server.request("GET", "/things/a", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["caller"]) == (200, "local"), headers
+
+
+async def test_what_homed_never_issued_is_refused_by_a_listener_that_needs_a_key(exposed: Server) -> None:
+    for headers in _FOREIGN:
+        for path in ("/things/a", "/open.txt"):
+            async with exposed.request("GET", path, headers=headers) as answer:
+                assert answer.status == 401, headers
+
+
+async def test_a_key_or_token_of_homeds_own_that_ended_is_refused_also_where_none_is_needed(server: Server) -> None:
+    made = await server.keys.create("op", Scope.OPERATE)
+    principal = server.keys.identify(made.text) or pytest.fail("no key")
+    issued = server.tokens.issue(principal, None, 60).text
+    old = server.tokens.issue(principal, None, -60).text
+    async with server.request("GET", "/things/a", headers={"X-API-Key": made.text}) as answer:
+        assert (await answer.json())["caller"] == "key:op"
+    await server.keys.revoke(made.key.id)
+    for text in (made.text, issued, old, "hk_00000000_" + "0" * 48, "hk_", f"{issued[:-3]}abc"):
+        for headers in ({"X-API-Key": text}, {"Authorization": f"Bearer {text}"}):
+            for path in ("/things/a", "/open.txt"):
+                async with server.request("GET", path, headers=headers) as answer:
+                    assert answer.status == 401, text
+
+
+async def test_wrong_keys_of_one_local_program_do_not_lock_out_another_that_sends_a_foreign_one(server: Server) -> None:
+    server.set_config(config(Limits(failures=2)))
+    for i in range(5):
+        async with server.request("GET", "/things/a", headers={"X-API-Key": f"hk_0000000{i}_x"}) as answer:
+            assert answer.status == 401
+    async with server.request("GET", "/things/a", headers={"X-API-Key": "your-secret-key"}) as answer:
+        assert answer.status == 200
+
+
+async def test_a_token_in_the_query_is_taken_by_sockets_alone(exposed: Server) -> None:
+    made = await exposed.keys.create("op", Scope.OPERATE)
+    token = exposed.tokens.issue(exposed.keys.identify(made.text) or pytest.fail("no key"), None, 60).text
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    for path in ("/things/a", "/things", "/nothing"):
+        for headers in ({}, upgrade):
+            async with exposed.request("GET", f"{path}?access_token={token}", headers=headers) as answer:
+                assert answer.status == 401, path
+    async with exposed.request("GET", f"/socket?access_token={token}", headers=upgrade) as answer:
+        assert (answer.status, (await answer.json())["caller"]) == (200, "key:op")
+    async with exposed.request("GET", f"/socket?access_token={token}") as answer:
+        assert answer.status == 401
+
+
+async def test_without_a_key_nobody_learns_which_paths_there_are(exposed: Server) -> None:
+    for method, path in (("GET", "/nothing"), ("POST", "/nothing"), ("PATCH", "/things/a")):
+        async with exposed.request(method, path) as answer:
+            assert answer.status == 401, path
+    async with exposed.request("POST", "/open.txt") as answer:
+        assert answer.status == 405
+    key = (await exposed.keys.create("r", Scope.READ)).text
+    for path, status in (("/nothing", 404), ("/things/a", 405)):
+        async with exposed.request("PATCH", path, headers={"X-API-Key": key}) as answer:
+            assert answer.status == status
+    asked = {"Origin": "https://panel.example", "Access-Control-Request-Method": "GET"}
+    async with exposed.request("OPTIONS", "/things/a", headers=asked) as answer:
+        assert answer.status == 204, "a browser asks without a key"
 
 
 async def test_a_scope_allows_what_is_below_it_and_no_more(exposed: Server) -> None:
@@ -517,7 +584,7 @@ async def test_no_bytes_make_it_fail(
     [
         [b"GET /things/a HTTP/1.1", b"Host: \xff\xfe.example"],
         [b"GET /things/a HTTP/1.1", b"Host: localhost", b"X-API-Key: hk_aa_\xff\xfe"],
-        [b"GET /things/a HTTP/1.1", b"Host: localhost", b"Authorization: Bearer \xff.\xfe.\xfd"],
+        [b"GET /things/a HTTP/1.1", b"Host: localhost", b"X-API-Key: hk_\xff", b"Authorization: Bearer \xff.\xfe.\xfd"],
         [b"POST /things/a/refuse HTTP/1.1", b"Host: localhost", b"Origin: http://\xff"],
         [b"POST /things/%ff%fe/refuse HTTP/1.1", b"Host: localhost"],
         [b"POST /things/%00/refuse HTTP/1.1", b"Host: localhost"],

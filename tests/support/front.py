@@ -113,6 +113,8 @@ def _routes(server: Callable[[], Server]) -> list[Route]:
         Route("POST", "/things/{name}/refuse", refuse, "Refuse", *base, change="thing.refuse", **change),
         Route("POST", "/things/{name}/break", break_, "Break", *base, change="thing.break", **change),
         Route("DELETE", "/things/{name}", refuse, "Delete", *base, change="thing.delete", scope=Scope.ADMIN),
+        Route("GET", "/socket", opened, "Socket", *base, socket=True, response=dict[str, str]),
+        Route("GET", "/taken", opened, "Take", *base, acts=True, response=dict[str, str]),
         Route("GET", "/open.txt", opened, "Open", "Things", "health", scope=None, response=dict[str, str]),
     ]  # fmt: skip
 

@@ -88,7 +88,7 @@ def routes(
         route("POST", "/create", resource.create, "Create a job for a worker", Answered, body=Creating,
               headers=IDEMPOTENCY, change="job.create", errors=(409, 503)),
         route("GET", "/create", resource.list, "List the jobs", ExecutorJobs, query=ListQuery, errors=(400,)),
-        route("GET", "/get-job", resource.take, "Take the next job", Polled, query=Polling, statuses=(202,),
+        route("GET", "/get-job", resource.take, "Take the next job", Polled, query=Polling, statuses=(202,), acts=True,
               errors=(400, 404)),
         route("GET", "/status", resource.status, "Get a job", ExecutorJob, query=JobQuery, errors=(400, 404)),
         route("POST", "/submit-result", resource.submit, "Report a job's result", Answered,

@@ -67,7 +67,8 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
             errors=(400,)),
         route("POST", f"{PATH}/upload-pem", resource.upload, "Upload a private key", Uploaded, **upload),
         route("POST", "/api/v1/pem-files/upload", resource.upload, "Upload a private key", Uploaded, **upload),
-        read("/status/all", resource.statuses, "What the last checks have found", CheckedAll, query=Active,
+        # What was never checked is checked for it: a connection to the host, whose key is pinned by the first one.
+        read("/status/all", resource.statuses, "What the last checks have found", CheckedAll, query=Active, acts=True,
              errors=(400,)),
         read("/{server_id}", resource.get, "Get a server", ServerShown, errors=(404,), **one),
         act("PUT", "/{server_id}", resource.update, "Change the fields given", ServerShown, "update", body=ServerChange,
@@ -78,7 +79,8 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
             errors=(404,), **one),
         act("POST", "/{server_id}/forget-key", resource.forget_key, "Know the server by the key that it shows next",
             ServerShown, "forget_key", errors=(404, 409), **one),
-        read("/{server_id}/status", resource.status, "What the last check has found", Checked, errors=(404,), **one),
+        read("/{server_id}/status", resource.status, "What the last check has found", Checked, errors=(404,), acts=True,
+             **one),
     ]  # fmt: skip
 
 
