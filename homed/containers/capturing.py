@@ -12,12 +12,12 @@ from homed.containers.freezing import Freezer
 from homed.containers.holding import MARGIN, Holding
 from homed.containers.hooks import Hooks
 from homed.containers.keeper import Report
+from homed.containers.mappings import parse_volume
 from homed.containers.model import Container, State, from_inspect
 from homed.containers.protected import Protected
 from homed.containers.reconciler import Reconciler
 from homed.containers.records import Service
 from homed.containers.services import Services
-from homed.containers.spec import parse_volume
 from homed.containers.streams import Streams
 from homed.containers.view import View
 from homed.errors import BackupError, FieldError, NotFoundError, ValidationError

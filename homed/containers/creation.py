@@ -7,6 +7,15 @@ from typing import Any
 import msgspec
 
 from homed.containers import backup_labels
+from homed.containers.mappings import (
+    PortMapping,
+    capability,
+    parse_device,
+    parse_extra_host,
+    parse_ports,
+    parse_volume,
+    split_tmpfs,
+)
 from homed.containers.spec import (
     DIGEST_LABEL,
     MANAGED_LABEL,
@@ -15,9 +24,6 @@ from homed.containers.spec import (
     ServiceSpec,
     arguments,
     memory_bytes,
-    parse_device,
-    parse_port,
-    parse_volume,
 )
 
 BUILT_IN_NETWORKS = frozenset({"bridge", "host", "none", "default"})
@@ -48,11 +54,12 @@ def taken(inspection: Mapping[str, Any]) -> ServiceSpec:
         volumes=tuple(host.get("Binds") or ()),
         devices=tuple(f"{d['PathOnHost']}:{d['PathInContainer']}:{d['CgroupPermissions']}" for d in devices),
         privileged=host["Privileged"],
+        cap_add=tuple(host.get("CapAdd") or ()),
     )
 
 
 def _configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:
-    ports = [parse_port(text) for text in spec.ports]
+    ports = _ports(spec)
     body: dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{key}={value}" for key, value in sorted(spec.environment.items())],
@@ -76,7 +83,7 @@ def _configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:
 
 def _host(spec: ServiceSpec) -> dict[str, Any]:
     bindings: dict[str, list[dict[str, str]]] = {}
-    for port in map(parse_port, spec.ports):
+    for port in _ports(spec):
         host_port = "" if port.host_port is None else str(port.host_port)
         bindings.setdefault(f"{port.port}/{port.protocol}", []).append({"HostIp": port.address, "HostPort": host_port})
     binds = []
@@ -86,7 +93,7 @@ def _host(spec: ServiceSpec) -> dict[str, Any]:
         {"PathOnHost": d.source, "PathInContainer": d.target, "CgroupPermissions": d.permissions}
         for d in map(parse_device, spec.devices)
     ]
-    return {
+    host: dict[str, Any] = {
         "Binds": binds,
         "PortBindings": bindings,
         "NetworkMode": spec.network,
@@ -94,12 +101,24 @@ def _host(spec: ServiceSpec) -> dict[str, Any]:
         "Memory": 0 if spec.memory is None else memory_bytes(spec.memory),
         "NanoCpus": 0 if spec.cpus is None else int(spec.cpus * _NANOSECONDS),
         "ReadonlyRootfs": spec.read_only,
-        "Tmpfs": dict.fromkeys(spec.tmpfs, ""),
+        "Tmpfs": dict(split_tmpfs(text) for text in spec.tmpfs),
         "Privileged": spec.privileged,
         "RestartPolicy": {"Name": "no"},
         # Bounded, or a chatty container fills the board's disk.
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
     }
+    # Named only if they are given: a service that has none keeps the container that it has.
+    if spec.init:
+        host["Init"] = True
+    if spec.cap_add:
+        host["CapAdd"] = sorted({capability(name) for name in spec.cap_add})
+    if spec.extra_hosts:
+        host["ExtraHosts"] = [":".join(parse_extra_host(text)) for text in spec.extra_hosts]
+    return host
+
+
+def _ports(spec: ServiceSpec) -> list[PortMapping]:
+    return [port for text in spec.ports for port in parse_ports(text)]
 
 
 def _health(check: HealthCheck) -> dict[str, Any]:

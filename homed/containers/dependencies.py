@@ -1,6 +1,6 @@
 """The order that `depends_on` gives: cycles are refused, and who waits for whom is known."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 
 def cycle(graph: Mapping[str, Iterable[str]], start: str) -> list[str]:
@@ -19,6 +19,13 @@ def cycle(graph: Mapping[str, Iterable[str]], start: str) -> list[str]:
             seen.add(following)
             trail.append((following, list(graph.get(following, ()))))
     return []
+
+
+def field(depends_on: Collection[str], number: int) -> str:
+    """Name one of a service's dependencies in an error: they are a list, or an object with conditions."""
+    if isinstance(depends_on, Mapping):
+        return f"depends_on.{list(depends_on)[number]}"
+    return f"depends_on[{number}]"
 
 
 def order(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:

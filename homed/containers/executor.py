@@ -5,8 +5,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from homed.config import Containers
-from homed.containers import creation, plan, policy
+from homed.containers import creation, mount_sources, plan, policy
 from homed.containers.engine import Engine
 from homed.containers.plan import Step
 from homed.containers.protected import Protected
@@ -52,7 +54,7 @@ class Executor:
         act: Callable[[], Awaitable[None]] = {
             plan.PULL: lambda: self._pull(service, progress),
             plan.CREATE: lambda: self._create(step, service),
-            plan.START: lambda: self._start(step),
+            plan.START: lambda: self._start(step, service),
             plan.STOP: lambda: self._stop(step),
             plan.REMOVE: lambda: self._remove(step),
             plan.RENAME: lambda: self._rename(step),
@@ -93,12 +95,21 @@ class Executor:
         refused = policy.violations(spec, self._allowed(), self._protected())
         if refused:
             raise EngineError("; ".join(f"{e.field}: {e.message}" for e in refused), code="NOT_ALLOWED")
+        missing = mount_sources.missing(spec)
+        if missing:
+            message = "; ".join(f"{field}: {message}" for field, message in missing)
+            raise EngineError(message, code="MOUNT_SOURCE_MISSING")
 
-    async def _start(self, step: Step) -> None:
+    async def _start(self, step: Step, service: Service) -> None:
+        create_missing = service.effective.create_missing
+
+        def check(made: dict[str, Any]) -> None:
+            self._check(msgspec.structs.replace(creation.taken(made), create_missing=create_missing))
+
         # Again, and of what was made rather than of what is wanted: one that stands in was made from another wish, the
         # engine follows links at each start, and what a link leads to may have changed since.
         try:
-            await self._engine.start(step.container, lambda made: self._check(creation.taken(made)))
+            await self._engine.start(step.container, check)
         finally:
             await self._view.refresh(step.container)
 

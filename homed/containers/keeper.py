@@ -349,7 +349,7 @@ def _to_be_given(service: Service) -> str | None:
 
 def needs_permission(spec: ServiceSpec) -> bool:
     """Whether a service asks for something of the board."""
-    return bool(spec.volumes or spec.devices or spec.privileged)
+    return bool(spec.volumes or spec.devices or spec.privileged or spec.cap_add)
 
 
 def _wall(mono: float | None) -> datetime | None:

@@ -10,8 +10,9 @@ from posixpath import normpath
 
 from homed.config import Containers
 from homed.containers import device_policy
+from homed.containers.mappings import capability, parse_device, parse_volume
 from homed.containers.protected import Protected, inside, overlapping
-from homed.containers.spec import ServiceSpec, parse_device, parse_volume
+from homed.containers.spec import ServiceSpec
 from homed.errors import FieldError
 
 # What is no data of a service: no backup holds it, and no restore replaces it.
@@ -69,6 +70,10 @@ def _violations(
             yield FieldError(f"volumes[{i}]", refused)
     if allowed.allow_privileged:  # it gives these too
         return
+    for i, text in enumerate(spec.cap_add):
+        if capability(text) not in allowed.capabilities:
+            message = f"{capability(text)} is not in containers.capabilities, and containers.allow_privileged is off"
+            yield FieldError(f"cap_add[{i}]", message)
     for i, text in enumerate(spec.devices):
         refused = device_policy.refusal(parse_device(text).source, allowed.devices, resolve)
         if refused is not None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from homed.config import Containers
+from homed.containers import creation, plan
 from homed.containers.executor import Executor
 from homed.containers.holds import Holds
 from homed.containers.keeper import Keeper, Report
@@ -12,6 +13,7 @@ from homed.containers.model import Container, State
 from homed.containers.plan import Dependency
 from homed.containers.records import Service
 from homed.containers.services import Services
+from homed.containers.spec import Condition
 from homed.containers.view import View
 from homed.events import Events
 
@@ -164,12 +166,33 @@ class Reconciler:
             waiter.set()
 
     def _dependencies(self, service: Service) -> tuple[Dependency, ...]:
-        return tuple(self._dependency(name) for name in service.effective.depends_on)
+        depends_on = service.effective.depends_on
+        conditions = depends_on if isinstance(depends_on, Mapping) else dict.fromkeys(depends_on)
+        return tuple(self._dependency(name, condition) for name, condition in conditions.items())
 
-    def _dependency(self, name: str) -> Dependency:
-        up = [c for c in self._view.of_service(name) if c.state is State.RUNNING]
-        if any(container.health in (None, "healthy") for container in up):
+    def _dependency(self, name: str, condition: Condition | None) -> Dependency:
+        entry, containers = self._services.find(name), self._view.of_service(name)
+        if condition is Condition.COMPLETED:
+            digest = "" if entry is None else creation.digest(name, entry.service.effective)
+            return completed(name, [container for container in containers if container.digest == digest])
+        up = [container for container in containers if container.state is State.RUNNING]
+        well = {Condition.STARTED: None, Condition.HEALTHY: ("healthy",)}.get(condition, (None, "healthy"))  # type: ignore[arg-type]
+        if any(well is None or container.health in well for container in up):
             return Dependency(name, True, "")
-        if self._services.find(name) is None:
+        if entry is None:
             return Dependency(name, False, "there is no such service")
+        if up and all(container.health is None for container in up):
+            return Dependency(name, False, "it has no health check, so it is never healthy: wait for 'started'")
         return Dependency(name, False, "it is not healthy yet" if up else "it does not run")
+
+
+def completed(name: str, containers: Iterable[Container]) -> Dependency:
+    """Whether a service has done its work: its newest container has ended with 0 (pure)."""
+    last = max(containers, key=lambda container: container.created_at, default=None)
+    if last is None or last.started_at is None:
+        return Dependency(name, False, "it has not run yet")
+    if last.state is not State.STOPPED:
+        return Dependency(name, False, "it has not ended yet")
+    if last.exit_code != 0:
+        return Dependency(name, False, plan.how_it_ended(last))
+    return Dependency(name, True, "")

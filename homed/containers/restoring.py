@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from homed.containers import dependencies
+from homed.containers.mappings import parse_volume
 from homed.containers.records import Service
 from homed.containers.sealing import Sealing
-from homed.containers.services import LONGEST_SPEC, MOST_SERVICES, Services
+from homed.containers.services import LONGEST_SPEC, MAX_TOTAL_BYTES, MOST_SERVICES, Services, spec_size
 from homed.containers.sources import mounted
-from homed.containers.spec import ServiceName, ServiceSpec, parse_volume
+from homed.containers.spec import ServiceName, ServiceSpec
 from homed.errors import FieldError, HomedError, ValidationError
 
 
@@ -78,10 +79,16 @@ def _between(services: list[Service], records: Mapping[str, bytes], present: Ser
     there = {service.name for service in present.all() if not service.deleting}
     for service in services:
         errors += [
-            FieldError(f"services.{service.name}.depends_on[{i}]", f"there is no service '{other}'")
+            FieldError(
+                f"services.{service.name}.{dependencies.field(service.spec.depends_on, i)}",
+                f"there is no service '{other}'",
+            )
             for i, other in enumerate(service.spec.depends_on)
             if other not in records and other not in there
         ]
+    size = present.size_without(records.keys()) + sum(spec_size(service) for service in services)
+    if size > MAX_TOTAL_BYTES:
+        errors.append(FieldError("services", f"their configurations may have at most {MAX_TOTAL_BYTES} bytes together"))
     graph = {**present.graph(), **{service.name: service.spec.depends_on for service in services}}
     seen: set[str] = set()
     for service in services:

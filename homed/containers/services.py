@@ -1,13 +1,13 @@
 """The services that are wanted: kept in the store, changed by compare-and-set, told to the reconciler."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from homed.clock import now
-from homed.containers import dependencies
+from homed.containers import dependencies, mount_sources, spec_rules
 from homed.containers.records import Rejected, Service
 from homed.containers.sealing import Sealing
 from homed.containers.spec import ServiceSpec
@@ -18,7 +18,10 @@ BUCKET = "services"
 _LOOK = 10.0
 # All of them are held in memory, and read at each start: a homed that cannot hold them would never start again.
 MOST_SERVICES = 512
-LONGEST_SPEC = 64 * 1024
+LONGEST_SPEC = 256 * 1024
+# Of all together: what 512 services of 64 KiB take.
+MAX_TOTAL_BYTES = 32 * 1024 * 1024
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -36,6 +39,7 @@ class Services:
         self._store = store
         self._allow = allow
         self._entries: dict[str, Entry] = {}
+        self._sizes: dict[str, int] = {}
         self._listeners: list[Callable[[str], None]] = []
         # One change at a time: the checks between services (cycles) see what they decide on.
         self._lock = asyncio.Lock()
@@ -46,7 +50,9 @@ class Services:
 
     async def load(self) -> None:
         for record in await self._store.list(BUCKET):
-            self._entries[record.key] = Entry(self.sealing.decode(record.value), record.revision)
+            service = self.sealing.decode(record.value)
+            self._entries[record.key] = Entry(service, record.revision)
+            self._sizes[record.key] = spec_size(service)
 
     def names(self) -> list[str]:
         return list(self._entries)
@@ -68,8 +74,12 @@ class Services:
         """What the board does not give it. It looks at paths: a folder whose disk or server hangs holds it up."""
         return list(self._allow(spec))
 
+    def size_without(self, names: Collection[str]) -> int:
+        """Bytes of the configurations of all others."""
+        return sum(size for name, size in self._sizes.items() if name not in names)
+
     def graph(self) -> dict[str, tuple[str, ...]]:
-        return {name: entry.service.spec.depends_on for name, entry in self._entries.items()}
+        return {name: tuple(entry.service.spec.depends_on) for name, entry in self._entries.items()}
 
     async def create(self, name: str, spec: ServiceSpec, *, enabled: bool) -> Entry:
         """ConflictError (SERVICE_EXISTS), ValidationError."""
@@ -161,6 +171,7 @@ class Services:
         name = entry.service.name
         await self._store.delete(BUCKET, name, entry.revision)
         del self._entries[name]
+        self._sizes.pop(name, None)
         self._tell(name)
 
     async def _note(self, name: str, change: Callable[[Service], Service]) -> None:
@@ -176,6 +187,7 @@ class Services:
     def _took(self, service: Service, revision: int) -> Entry:
         """It is written."""
         is_new = service.name not in self._entries
+        self._sizes[service.name] = spec_size(service)
         entry = self._entries[service.name] = Entry(service, revision)
         if is_new:  # in the order in which they are listed, far more often than made
             self._entries = dict(sorted(self._entries.items()))
@@ -187,9 +199,9 @@ class Services:
             listener(name)
 
     async def _check(self, name: str, spec: ServiceSpec) -> None:
-        errors = await self._refused(spec)
+        errors = [*spec_rules.problems(spec), *await self._refused(spec)]
         errors += [
-            FieldError(f"depends_on[{i}]", f"there is no service '{other}'")
+            FieldError(dependencies.field(spec.depends_on, i), f"there is no service '{other}'")
             for i, other in enumerate(spec.depends_on)
             if other != name and (other not in self._entries or self._entries[other].service.deleting)
         ]
@@ -200,16 +212,35 @@ class Services:
             errors.append(FieldError("depends_on", f"would make a circle: {' → '.join(loop)}"))
         if errors:
             raise ValidationError(errors)
+        if self.size_without((name,)) + len(msgspec.json.encode(spec)) > MAX_TOTAL_BYTES:
+            message = f"the services' configurations have over {MAX_TOTAL_BYTES} bytes together: make some smaller"
+            raise ConflictError(message, code="TOO_MANY_SERVICES")
+        missing = await self._on_thread(lambda: mount_sources.missing(spec))
+        if missing:
+            raise ConflictError(
+                "; ".join(f"{field}: {message}" for field, message in missing),
+                code="MOUNT_SOURCE_MISSING",
+                details={"errors": [{"field": field, "message": message} for field, message in missing]},
+            )
 
     async def _refused(self, spec: ServiceSpec) -> list[FieldError]:
-        """What the board does not give it. On a thread: a folder whose disk or server hangs must hold up nobody."""
+        """What the board does not give it."""
         if not spec.volumes and not spec.devices:
             return list(self._allow(spec))
+        return list(await self._on_thread(lambda: self._allow(spec)))
+
+    async def _on_thread(self, look: Callable[[], T]) -> T:
+        """Look at paths: a folder whose disk or server hangs must hold up nobody. ValidationError after a while."""
         try:
             async with asyncio.timeout(_LOOK):
-                return list(await asyncio.to_thread(self._allow, spec))
-        except TimeoutError:
-            return [FieldError("volumes", f"could not be looked at within {_LOOK:.0f} s")]
+                return await asyncio.to_thread(look)
+        except TimeoutError as error:
+            raise ValidationError([FieldError("volumes", f"could not be looked at within {_LOOK:.0f} s")]) from error
+
+
+def spec_size(service: Service) -> int:
+    """Bytes of a service's configuration as it is stored."""
+    return len(msgspec.json.encode(service.spec))
 
 
 def _restored(service: Service, old: Service | None) -> Service:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from homed.containers import policy
+from homed.containers.mappings import VolumeMapping
 from homed.containers.model import Volume
 from homed.containers.protected import Protected, inside
-from homed.containers.spec import VolumeMapping
 from homed.model import Source
 
 # Of the options of a local volume: these mount something from elsewhere in the place of its folder.

@@ -3,14 +3,21 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
-from posixpath import normpath
-from typing import Annotated, Any, NamedTuple
+from enum import StrEnum
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from homed.containers import backup_labels
+from homed.containers.mappings import (
+    capability,
+    parse_device,
+    parse_extra_host,
+    parse_ports,
+    parse_volume,
+    split_tmpfs,
+)
 from homed.errors import FieldError, ValidationError
 
 # As Docker Engine names containers: of two characters at least.
@@ -27,8 +34,8 @@ Image = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=255,
-        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$(?!\n)",
+        max_length=512,
+        pattern=r"^[a-zA-Z0-9\[][a-zA-Z0-9._/:@\[\]-]*$(?!\n)",
         description="an image reference: [HOST[:PORT]/]NAME[:TAG][@DIGEST]",
     ),
 ]
@@ -40,6 +47,8 @@ RestartPolicy = Annotated[
     ),
 ]
 Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$", description="text without null characters")]
+# In characters; in bytes it is what the kernel takes (`spec_rules`).
+Value = Annotated[str, Meta(max_length=131_072, pattern=r"^[^\u0000]*$", description="text without null characters")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 # A string is taken apart at each look, which costs; the arguments of a list are taken as they are.
 Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\u0000]*$", description="text without null characters")]
@@ -90,15 +99,23 @@ class LockedRegistry(Registry, frozen=True):
         return f"LockedRegistry({self.username!r})"
 
 
+class Condition(StrEnum):
+    """What a service waits for of another one: it runs; its health check passes; it has ended with 0."""
+
+    STARTED = "started"
+    HEALTHY = "healthy"
+    COMPLETED = "completed"
+
+
 class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All that decides how a service's container is made and kept."""
 
     image: Image
     restart_policy: RestartPolicy = "unless-stopped"
-    environment: dict[str, Text] = {}
+    environment: dict[str, Value] = {}
     ports: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
-    depends_on: tuple[ServiceName, ...] = ()
+    depends_on: tuple[ServiceName, ...] | dict[ServiceName, Condition] = ()
     labels: dict[str, Text] = {}
     command: Command | None = None
     entrypoint: Command | None = None
@@ -130,6 +147,10 @@ class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     registry: Registry | None = None
     privileged: bool = False
     stop_timeout: Annotated[int, Meta(ge=0, le=3600)] = 10
+    init: bool = False
+    cap_add: tuple[Annotated[str, Meta(max_length=64)], ...] = ()
+    extra_hosts: tuple[Annotated[str, Meta(max_length=320)], ...] = ()
+    create_missing: bool | None = None
 
     def __post_init__(self) -> None:
         errors = field_errors({name: getattr(self, name) for name in self.__struct_fields__})
@@ -142,46 +163,16 @@ class ServiceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return field_errors(values)
 
 
-class PortMapping(NamedTuple):
-    """`host_port` None lets the engine choose one; `address` is empty for all."""
-
-    address: str
-    host_port: int | None
-    port: int
-    protocol: str
-
-
-class VolumeMapping(NamedTuple):
-    """`source` is a path of the board, or the name of a volume."""
-
-    source: str
-    target: str
-    read_only: bool
-
-    @property
-    def is_path(self) -> bool:
-        return self.source.startswith("/")
-
-    @property
-    def name(self) -> str:
-        """The source, in one way of writing."""
-        return normpath(f"/{self.source.lstrip('/')}") if self.is_path else self.source
-
-
-class DeviceMapping(NamedTuple):
-    source: str
-    target: str
-    permissions: str
-
-
 def field_errors(values: Mapping[str, Any]) -> list[FieldError]:
     """What is wrong with these fields of a spec beyond their types; fields that are left out are not looked at."""
     errors: list[FieldError] = []
     for field, parse in (
-        ("ports", parse_port),
+        ("ports", parse_ports),
         ("volumes", parse_volume),
         ("devices", parse_device),
-        ("tmpfs", _parse_tmpfs),
+        ("tmpfs", split_tmpfs),
+        ("extra_hosts", parse_extra_host),
+        ("cap_add", capability),
     ):
         if len(values.get(field, ())) > _MOST_ENTRIES:
             errors.append(FieldError(field, f"may have at most {_MOST_ENTRIES} entries"))
@@ -204,61 +195,6 @@ def field_errors(values: Mapping[str, Any]) -> list[FieldError]:
     if values.get("network") in ("host", "none") and values.get("ports"):
         errors.append(FieldError("ports", f"cannot be published with network '{values['network']}'"))
     return errors
-
-
-def parse_port(text: str) -> PortMapping:
-    """`80`, `8080:80`, `127.0.0.1:8080:80`, `[::1]:8080:80`, each with `/tcp`, `/udp` or `/sctp`."""
-    match = re.fullmatch(
-        r"(?:(?:(?P<ip>\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):)?(?P<host>\d{0,5}):)?"
-        r"(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp|sctp))?",
-        text,
-    )
-    if not match:
-        raise ValueError("must be like 8080:80, 127.0.0.1:8080:80 or 5353:5353/udp")
-    host, port = int(match["host"]) if match["host"] else None, int(match["port"])
-    if not 0 < port < 65536 or (host is not None and not 0 < host < 65536):
-        raise ValueError("a port is between 1 and 65535")
-    address = (match["ip"] or "").strip("[]")
-    if address:
-        try:
-            ip_address(address)
-        except ValueError as error:
-            raise ValueError("is not an address of this board") from error
-    return PortMapping(address, host, port, match["protocol"] or "tcp")
-
-
-def parse_volume(text: str) -> VolumeMapping:
-    """`/path/on/board:/path/in/container` or `volume:/path`, each with `:ro` or `:rw`."""
-    parts = text.split(":")
-    mode = parts.pop() if len(parts) == 3 else "rw"
-    if len(parts) != 2 or mode not in ("ro", "rw") or "\0" in text:
-        raise ValueError("must be like /data/app:/data, volume:/data or /data/app:/data:ro")
-    source, target = parts
-    if not target.startswith("/") or ".." in target.split("/") or target.rstrip("/") == "":
-        raise ValueError("the path in the container must be absolute and not /")
-    if source.startswith("/"):
-        if ".." in source.split("/"):
-            raise ValueError("the path on the board must not hold '..'")
-    elif not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}", source):
-        raise ValueError("must begin with an absolute path of the board or a volume's name")
-    return VolumeMapping(source, target, mode == "ro")
-
-
-def parse_device(text: str) -> DeviceMapping:
-    """`/dev/ttyUSB0`, `/dev/ttyUSB0:/dev/modem`, `/dev/ttyUSB0:/dev/modem:rw`."""
-    parts = text.split(":")
-    permissions = parts[2] if len(parts) == 3 else "rwm"
-    if not 1 <= len(parts) <= 3 or not re.fullmatch("r?w?m?", permissions) or not permissions:
-        raise ValueError("must be like /dev/ttyUSB0 or /dev/ttyUSB0:/dev/modem:rwm")
-    target = parts[1] if len(parts) > 1 else parts[0]
-    if any(not path.startswith("/dev/") or ".." in path.split("/") or "\0" in path for path in (parts[0], target)):
-        raise ValueError("a device's path must begin with /dev/")
-    return DeviceMapping(parts[0], target, permissions)
-
-
-def _parse_tmpfs(text: str) -> None:
-    if not text.startswith("/") or ".." in text.split("/") or "\0" in text:
-        raise ValueError("must be an absolute path in the container")
 
 
 def memory_bytes(value: int | str) -> int:

@@ -186,9 +186,17 @@ async def test_what_services_hold_is_bounded(tmp_path: Path, monkeypatch: pytest
     store = SqliteStore(tmp_path / "homed.db")
     await store.open()
     kept = Services(store, lambda spec: [], Sealing(Vault(bytes(32))))
-    big = ServiceSpec(image="app:1", environment={f"V{i}": "x" * 4096 for i in range(20)})
-    with pytest.raises(ValidationError, match="at most 65536 bytes"):
+    big = ServiceSpec(image="app:1", environment={f"V{i}": "x" * 4096 for i in range(70)})
+    with pytest.raises(ValidationError, match="at most 262144 bytes"):
         await kept.create("web", big, enabled=True)
+    monkeypatch.setattr(services, "MAX_TOTAL_BYTES", 90_000)
+    large = {f"V{i}": "x" * 4096 for i in range(12)}
+    await kept.create("first", ServiceSpec(image="app:1", environment=large), enabled=True)
+    with pytest.raises(ConflictError, match="over 90000 bytes together") as too_much:
+        await kept.create("second", ServiceSpec(image="app:1", environment=large), enabled=True)
+    assert too_much.value.code == "TOO_MANY_SERVICES"
+    await kept.delete("first")
+    await kept.forget("first")
     monkeypatch.setattr(services, "MOST_SERVICES", 2)
     for name in ("s1", "s2"):
         await kept.create(name, ServiceSpec(image="app:1"), enabled=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from homed.containers import sources
+from homed.containers.mappings import parse_volume
 from homed.containers.model import Volume
 from homed.containers.protected import Protected
-from homed.containers.spec import parse_volume
 from homed.model import Source
 
 NONE: frozenset[str] = frozenset()

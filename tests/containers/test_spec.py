@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homed import validation
-from homed.containers import spec
-from homed.containers.spec import DeviceMapping, PortMapping, ServiceSpec, VolumeMapping
+from homed.containers import image_reference, mappings, spec
+from homed.containers.mappings import DeviceMapping, PortMapping, VolumeMapping
+from homed.containers.spec import ServiceSpec
 from homed.errors import ValidationError
 
 
@@ -25,7 +26,7 @@ from homed.errors import ValidationError
     ],
 )
 def test_a_port_is_read(text: str, expected: PortMapping) -> None:
-    assert spec.parse_port(text) == expected
+    assert mappings.parse_port(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_a_port_is_read(text: str, expected: PortMapping) -> None:
 )  # fmt: skip
 def test_what_is_no_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        spec.parse_port(text)
+        mappings.parse_port(text)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_what_is_no_port_is_refused(text: str) -> None:
     ],
 )
 def test_a_volume_is_read(text: str, expected: VolumeMapping) -> None:
-    assert spec.parse_volume(text) == expected
+    assert mappings.parse_volume(text) == expected
     assert expected.is_path == text.startswith("/")
 
 
@@ -58,7 +59,7 @@ def test_a_volume_is_read(text: str, expected: VolumeMapping) -> None:
 )  # fmt: skip
 def test_what_is_no_volume_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        spec.parse_volume(text)
+        mappings.parse_volume(text)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_what_is_no_volume_is_refused(text: str) -> None:
     ],
 )
 def test_a_device_is_read(text: str, expected: DeviceMapping) -> None:
-    assert spec.parse_device(text) == expected
+    assert mappings.parse_device(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_device_is_read(text: str, expected: DeviceMapping) -> None:
 )  # fmt: skip
 def test_what_is_no_device_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        spec.parse_device(text)
+        mappings.parse_device(text)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,11 @@ def test_what_is_no_memory_is_refused(given_: int | str) -> None:
 
 @given(st.text(max_size=40))
 def test_every_text_is_read_or_refused_and_nothing_else(text: str) -> None:
-    for parse in (spec.parse_port, spec.parse_volume, spec.parse_device, spec.memory_bytes, spec.arguments):
+    parsers = (
+        mappings.parse_ports, mappings.parse_volume, mappings.parse_device, mappings.parse_tmpfs,
+        mappings.parse_extra_host, mappings.capability, image_reference.check, spec.memory_bytes, spec.arguments,
+    )  # fmt: skip
+    for parse in parsers:
         try:
             parse(text)
         except ValueError as error:
@@ -127,7 +132,7 @@ def test_images_are_named_as_docker_names_them(image: str) -> None:
     assert validation.convert({"image": image}, ServiceSpec).image == image
 
 
-@pytest.mark.parametrize("image", ["", " ", "-x", "a b", "a\n", "../a", "a;b", "a" * 256, "http://x/\x00"])
+@pytest.mark.parametrize("image", ["", " ", "-x", "a b", "a\n", "../a", "a;b", "a" * 513, "http://x/\x00"])
 def test_what_cannot_be_an_image_is_refused(image: str) -> None:
     assert wrong(image=image) == ["image"]
 

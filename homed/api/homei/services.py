@@ -73,7 +73,7 @@ class ServiceDetails(ServiceSummary, frozen=True, kw_only=True):
     environment: Mapping[str, str]
     ports: Sequence[str]
     volumes: Sequence[str]
-    depends_on: Sequence[str]
+    depends_on: Sequence[str] | Mapping[str, str]
     updated_at: datetime
     command: str | Sequence[str] | None
     entrypoint: str | Sequence[str] | None
@@ -87,6 +87,10 @@ class ServiceDetails(ServiceSummary, frozen=True, kw_only=True):
     health_check: HealthCheck | None
     privileged: bool
     stop_timeout: int
+    init: bool
+    cap_add: Sequence[str]
+    extra_hosts: Sequence[str]
+    create_missing: bool | None
     has_registry_credentials: bool
     container_id: str | None
     conditions: Conditions
@@ -289,7 +293,8 @@ def details(service: Service, report: Report) -> ServiceDetails:
     """Everything but the registry's credentials."""
     spec, container = service.spec, report.container
     shown = ("environment", "ports", "volumes", "depends_on", "command", "entrypoint", "network", "devices", "user",
-             "read_only", "tmpfs", "memory", "cpus", "health_check", "privileged", "stop_timeout")  # fmt: skip
+             "read_only", "tmpfs", "memory", "cpus", "health_check", "privileged", "stop_timeout",
+             "init", "cap_add", "extra_hosts", "create_missing")  # fmt: skip
     return ServiceDetails(
         **msgspec.structs.asdict(summary(service, report)),
         **{field: getattr(spec, field) for field in shown},
