@@ -17,7 +17,7 @@ from homed.access.scopes import ANONYMOUS, Principal, Scope
 from homed.api import auth, decode, guard, protocol, request_log
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, Verdict, client_of
 from homed.api.origin import Origin, check_connection
-from homed.api.routes import HEADERS, STREAMED, Call, Family, Route
+from homed.api.routes import HEADERS, STREAMED, Call, Family, Route, family_of
 from homed.config import Config, Limits
 from homed.errors import (
     ForbiddenError,
@@ -314,8 +314,7 @@ class Front:
         return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
 
     def _family_of(self, path: str) -> Family:
-        fits = [(len(p), family) for family in self._families for p in family.prefixes if path.startswith(p)]
-        return max(fits, key=lambda fit: fit[0])[1] if fits else self._families[0]
+        return family_of(path, self._families)
 
     async def _record(
         self, route: Route, request: web.Request, origin: Origin, status: int, code: str, request_id: str

@@ -85,7 +85,9 @@ class ErrorShape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An API family: its success envelope, its error shape and its routes. `prefixes` tell whose a wrong path is."""
+    """An API family: its success envelope, its error shape and its routes. `prefixes` tell whose a wrong path is; one
+    that ends with a slash holds what is below it only.
+    """
 
     name: str
     title: str
@@ -93,3 +95,13 @@ class Family:
     error: ErrorShape
     error_type: type[msgspec.Struct]
     envelope: Callable[[object, Call], object] = field(default=lambda value, call: value)
+
+
+def family_of(path: str, families: Sequence[Family]) -> Family:
+    """Return the family in whose shape an error at this path is answered: the one with the longest prefix of it."""
+    fits = [(len(prefix), family) for family in families for prefix in family.prefixes if _is_below(path, prefix)]
+    return max(fits, key=lambda fit: fit[0])[1] if fits else families[0]
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix if prefix.endswith("/") else f"{prefix}/")

@@ -85,6 +85,7 @@ class Limits(Section, frozen=True):
     tasks: PerMinute = 60
     tasks_hour: PerHour = 1000
     tasks_burst: PerMinute = 10
+    tasks_poll_burst: PerMinute = 30
     workers: PerMinute = 6000
     failures: PerMinute = 30
     clients: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096

@@ -33,6 +33,10 @@ class Nodes:
     def all(self) -> list[Node]:
         return [self.board(), *self._others.values()]
 
+    def online(self) -> int:
+        """How many nodes take jobs now."""
+        return sum(1 for node in self.all() if node.online)
+
     def board(self) -> Node:
         facts, config = self._facts(), self._config()
         most = {LOCAL: config.slots, SSH: config.ssh.hosts * config.ssh.per_host, BUILTIN: _BUILTIN_ROOM}

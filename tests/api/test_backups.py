@@ -56,7 +56,7 @@ async def test_a_backup_is_made_as_homei_documents(place: Place) -> None:
     place.backups.warnings = ("data: 2 files changed while they were read",)
     wanted = {"name": "manual-backup", "type": "full", "include_data": True}
     assert await place.call("POST", json=wanted) == (
-        200,
+        201,
         {
             "name": "manual-backup-20240115-103000.tar.gz",
             "status": "created",
@@ -66,7 +66,7 @@ async def test_a_backup_is_made_as_homei_documents(place: Place) -> None:
         },
     )
     assert place.backups.asked == [Wish("manual-backup", Type.FULL, True)]
-    assert await place.audited() == [("backup.create", 200)]
+    assert await place.audited() == [("backup.create", 201)]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ async def test_a_backup_is_made_as_homei_documents(place: Place) -> None:
 async def test_nothing_need_be_said_to_make_verify_restore_or_prune(place: Place, more: dict[str, Any]) -> None:
     for path, done in (("", "created"), (f"/{FULL}/verify", "verified"), (f"/{FULL}/restore", "restored")):
         status, body = await place.call("POST", path, **more)
-        assert (status, body["status"]) == (200, done)
+        assert (status, body["status"]) == (201 if done == "created" else 200, done)
     status, body = await place.call("POST", "/prune", **more)
     assert (status, body["dry_run"]) == (200, False)
     assert place.backups.asked == [Wish(), None, RestoreWish(), False]
@@ -315,7 +315,7 @@ async def test_an_operation_goes_on_where_its_client_goes_away(place: Place) -> 
     place.backups.go_on.set()
     while not await place.audited():
         await asyncio.sleep(0.01)
-    assert await place.audited() == [("backup.create", 200)]
+    assert await place.audited() == [("backup.create", 201)]
     assert (await place.call("GET", "/operations/op1"))[1]["state"] == "succeeded"
 
 
@@ -356,7 +356,7 @@ async def test_each_act_needs_its_scope(exposed: Place) -> None:
 async def test_changes_are_limited_and_looking_is_not(place: Place) -> None:
     place.server.set_config(config(limits=Limits()))
     for _ in range(10):
-        assert (await place.call("POST"))[0] == 200
+        assert (await place.call("POST"))[0] == 201
     assert await place.refused("POST") == (429, "RATE_LIMIT_EXCEEDED")
     assert (await place.call("GET", "/operations/op1"))[0] == 200
 

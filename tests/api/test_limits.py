@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from homed.api import openapi
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, client_of, take, telling
+from homed.api.retire import tasks
 from homed.api.routes import Call, Route
 from homed.config import Limits
 from tests.support.front import FAMILY, Clock, Server, config, serve
@@ -208,6 +210,18 @@ async def test_only_so_many_requests_come_at_once(server: Server) -> None:
         assert "10 requests at once" in error["message"]
     server.clock.now += 1
     assert (await numbers(server, "GET", "/tasks"))[0] == 200
+
+
+def test_only_submissions_of_tasks_are_bounded_by_the_seconds_burst_of_the_document() -> None:
+    """A client that polls status and result of five tasks at once is not refused."""
+    jobs: Any = None
+    config_of: Any = None
+    bursts = {(route.method, route.path): route.burst for route in tasks.routes(jobs, config_of)}
+    few = {key for key, burst in bursts.items() if burst == "tasks_burst"}
+    assert few == {("POST", "/api/v1/tasks"), ("POST", "/api/v1/tasks/{task_id}/retry")}
+    assert {burst for key, burst in bursts.items() if key not in few} == {"tasks_poll_burst"}
+    defaults = Limits()
+    assert (defaults.tasks, defaults.tasks_hour, defaults.tasks_burst, defaults.tasks_poll_burst) == (60, 1000, 10, 30)
 
 
 async def test_an_hour_has_its_own_limit_beside_the_minutes(server: Server) -> None:

@@ -113,7 +113,8 @@ async def test_every_change_needs_a_scope_that_changes(routes: list[tuple[Family
 async def test_only_health_and_documentation_are_open_to_all(routes: list[tuple[Family, Route]]) -> None:
     open_to_all = {route.path for _, route in routes if route.scope is None}
     assert open_to_all == {
-        "/health", "/health/ready", "/health/live", "/docs", "/redoc", "/docs/assets/{name}", "/openapi.json",
+        "/health", "/api/health", "/api/v1/health", "/health/ready", "/health/live",
+        "/docs", "/redoc", "/docs/assets/{name}", "/openapi.json",
         "/asyncapi.json",
     }  # fmt: skip
 

@@ -60,7 +60,7 @@ def back_up(homed: Served) -> str:
 
 
 def _done(answer: Answer) -> Answer:
-    if answer.status != 200:
+    if answer.status not in (200, 201):
         raise RuntimeError(f"it failed: {answer}")
     return answer
 

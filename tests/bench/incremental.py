@@ -72,7 +72,7 @@ def _measure(homed: Served, tree: Tree, folder: Path, title: str) -> Figure:
 def _ours(homed: Served) -> float:
     started = time.perf_counter()
     answer = homed.api.post("/api/v1/backups", {"type": "incremental"}, timeout=900)
-    if answer.status != 200:
+    if answer.status != 201:
         raise RuntimeError(f"there is no backup: {answer}")
     return time.perf_counter() - started
 

@@ -26,7 +26,7 @@ def say(engine: DockerEngine, container: str, command: str) -> str:
 
 def create(homed: Homed) -> str:
     answer = homed.api.post(PATH, {"name": "all"}, timeout=60)
-    assert answer.status == 200, answer
+    assert answer.status == 201, answer
     return str(answer.json["name"])
 
 

@@ -15,6 +15,8 @@ from homed.clock import now
 from homed.errors import FieldError, ForbiddenError, ValidationError
 from homed.store.base import AuditLog
 
+_MAX_ENTRIES = 1000
+
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: KeyName
@@ -60,9 +62,9 @@ class IssuedToken(msgspec.Struct, frozen=True):
 
 
 class AuditQuery(msgspec.Struct, frozen=True):
-    """`before` is the `id` that the page before ended with."""
+    """`before` is the `id` that the page before ended with. `limit` above 1000 is 1000."""
 
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    limit: Annotated[int, Meta(ge=1)] = 100
     before: Annotated[int, Meta(ge=0, le=2**62)] | None = None
 
 
@@ -79,9 +81,10 @@ class AuditRow(msgspec.Struct, frozen=True):
 
 
 class AuditPage(msgspec.Struct, frozen=True):
-    """The newest first."""
+    """The newest first; `limit` is how many a page has at most."""
 
     entries: Sequence[AuditRow]
+    limit: int
 
 
 def routes(keys: Keys, tokens: Tokens, audit: AuditLog, lifetime: Callable[[], int]) -> list[Route]:
@@ -108,8 +111,9 @@ def routes(keys: Keys, tokens: Tokens, audit: AuditLog, lifetime: Callable[[], i
         return IssuedToken(issued.text, "Bearer", issued.lifetime, issued.scope)
 
     async def entries(call: Call) -> AuditPage:
-        found = await audit.entries(call.query.limit, call.query.before)
-        return AuditPage([AuditRow(*entry) for entry in found])
+        limit = min(call.query.limit, _MAX_ENTRIES)
+        found = await audit.entries(limit, call.query.before)
+        return AuditPage([AuditRow(*entry) for entry in found], limit)
 
     admin = {"tag": "Access", "limit": "system", "scope": Scope.ADMIN}
     return [

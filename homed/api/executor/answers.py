@@ -135,7 +135,9 @@ class CancelQuery(JobQuery, frozen=True, kw_only=True):
 
 
 class ListQuery(_Camel, frozen=True, kw_only=True):
-    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    """`limit` above 10000 is 10000."""
+
+    limit: Annotated[int, Meta(ge=1)] = 1000
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
 
@@ -155,11 +157,12 @@ class ExecutorJob(_Camel, frozen=True, kw_only=True):
 
 
 class ExecutorJobs(_Camel, frozen=True, kw_only=True):
-    """The newest, the oldest of them first; `total` is how many there are."""
+    """The newest, the oldest of them first; `total` is how many there are, `limit` how many are shown at most."""
 
     jobs: Sequence[ExecutorJob]
     count: int
     total: int
+    limit: int
 
 
 class Reporting(_Camel, frozen=True, kw_only=True):

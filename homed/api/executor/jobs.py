@@ -57,6 +57,7 @@ from homed.jobs.uploads import is_upload
 from homed.jobs.workers import Workers
 
 _PATH = "/api/jobs"
+_MAX_LISTED = 10_000
 _ONE, _MANY = 1 << 20, 2048  # bytes of a stream that are shown of one job, and of each of a list
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?([/?][\x21-\x7e]*)?")
 _LONG_REPORT, _LONGEST_REPORT = 1 << 20, 16 << 20
@@ -137,12 +138,10 @@ class _Resource:
         return Answered(job_id=job.id, message="Job created successfully")
 
     async def list(self, call: Call) -> ExecutorJobs:
-        page = await self._jobs.page(
-            Query(origin=Origin.EXECUTOR, offset=call.query.offset, limit=call.query.limit)
-        )  # fmt: skip
-        return ExecutorJobs(
-            jobs=await self._shown(list(reversed(page.jobs)), _MANY), count=len(page.jobs), total=page.total
-        )  # fmt: skip
+        limit = min(call.query.limit, _MAX_LISTED)
+        page = await self._jobs.page(Query(origin=Origin.EXECUTOR, offset=call.query.offset, limit=limit))
+        jobs = await self._shown(list(reversed(page.jobs)), _MANY)
+        return ExecutorJobs(jobs=jobs, count=len(page.jobs), total=page.total, limit=limit)
 
     async def status(self, call: Call) -> ExecutorJob:
         job = await self._job(call.query.job_id)

@@ -125,7 +125,8 @@ def routes(backups: Backups, max_upload: Callable[[], int], stopping: asyncio.Ev
     schedule = {"params": {"schedule_name": "The schedule's name."}}
     return [
         read("", resource.list, "List backups", BackupList),
-        act("", resource.create, "Make a backup", Created, "backup.create", body=NewBackup, errors=(502, 507)),
+        act("", resource.create, "Make a backup", Created, "backup.create", body=NewBackup, status=201,
+            errors=(502, 507)),
         act("/prune", resource.prune, "Remove what retention does not keep", Pruned, "backup.prune", body=Pruning,
             query=None, statuses=(), errors=(502,)),
         read("/operations", resource.operations, "List what was done with backups", OperationList),
@@ -173,7 +174,7 @@ class _Resource:
                 name=begun.backup, status="creating", message="Backup is being created", operation_id=begun.id
             )
         ended = await self._ended(begun)
-        return Created(
+        return 201, Created(
             name=ended.backup,
             status="created",
             message="Backup created successfully",

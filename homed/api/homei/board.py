@@ -98,6 +98,9 @@ def routes(
 
     return [
         open_route("/health", resource.health, "How the board does", whole_health),
+        # For clients that ask there; the document has the first.
+        open_route("/api/health", resource.health, "", whole_health, documented=False),
+        open_route("/api/v1/health", resource.health, "", whole_health, documented=False),
         open_route("/health/ready", resource.ready, "Whether it can serve", Ready, statuses=(503,)),
         open_route("/health/live", resource.live, "Whether it answers", Alive),
         Route("GET", "/api/v1/system/info", resource.info, "The board's facts", "System", "system",

@@ -43,7 +43,7 @@ class Listing(msgspec.Struct, frozen=True):
     """What is empty is not asked for. `limit` above 100 is 100. `search` is looked for in commands and scripts."""
 
     page: Page = 1
-    limit: Page = 20
+    limit: Annotated[int, Meta(ge=1)] = 20
     status: Literal["", "all", "queued", "running", "completed", "failed", "canceled", "cancelled"] = ""
     server_id: Annotated[str, Meta(max_length=64)] = ""
     search: Annotated[str, Meta(max_length=200)] = ""

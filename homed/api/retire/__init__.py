@@ -83,7 +83,13 @@ def envelope(value: object, call: Call) -> Success[Any]:
 FAMILY = Family(
     name="retire",
     title="Retire-Cluster",
-    prefixes=("/api/v1/tasks",),
+    prefixes=(
+        *(f"/api/v1/{name}" for name in ("cluster", "devices", "tasks", "command", "suggest")),
+        "/api/v1/config/",
+        "/text",
+        "/stream",
+        "/ws",
+    ),
     error=error,
     error_type=Error,
     envelope=envelope,

@@ -8,12 +8,13 @@ import msgspec
 
 from homed.jobs.records import PRIORITIES, Job, State, Task
 from homed.jobs.tasks.types import TYPES
+from homed.jobs.transitions import TRANSITIONS
 
 _STATUSES: Mapping[State, str] = {State.SUCCEEDED: "success", State.TIMED_OUT: "timeout"}
 
 
 class TaskSubmitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A task in short; times are null where it has not come to them."""
+    """A task in short; times are null if it has not come to them. `assigned_device_id` is `worker_device_id`."""
 
     task_id: str
     task_type: str
@@ -23,6 +24,8 @@ class TaskSubmitted(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None
     completed_at: datetime | None
     worker_device_id: str | None
+    assigned_device_id: str | None
+    assigned_at: datetime | None
     retry_count: int
     is_terminal: bool
 
@@ -30,6 +33,8 @@ class TaskSubmitted(msgspec.Struct, frozen=True, kw_only=True):
 class Submitted(msgspec.Struct, frozen=True):
     task_id: str
     task: TaskSubmitted
+    message: str
+    submitted_at: datetime
 
 
 class RequirementsShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +87,10 @@ class StatusShown(msgspec.Struct, frozen=True, kw_only=True):
     is_terminal: bool
     progress: float | None
     worker_device_id: str | None
+    assigned_device_id: str | None
+    assigned_at: datetime | None
+    execution_time_seconds: float | None
+    can_retry: bool
     retry_count: int
     placement: Mapping[str, str]
     created_at: datetime
@@ -104,9 +113,22 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
     success_rate: float
 
 
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """`capacity` is how many tasks this board runs at once."""
+
+    running_tasks: int
+    waiting_tasks: int
+    online_devices: int
+    capacity: int
+
+
 class StatisticsShown(msgspec.Struct, frozen=True):
+    """`performance_metrics` is `performance`, by the name that other clients read."""
+
     queue_stats: QueueStats
     performance: Performance
+    performance_metrics: Performance
+    current_load: Load
 
 
 class FieldShown(msgspec.Struct, frozen=True):
@@ -125,9 +147,12 @@ class TypeShown(msgspec.Struct, frozen=True):
 
 
 class TypesShown(msgspec.Struct, frozen=True):
-    """Those that this board takes, and what each does."""
+    """Those that this board takes, and what each does. All of them are built in."""
 
     supported_types: Sequence[str]
+    builtin_types: Sequence[str]
+    total_count: int
+    online_devices: int
     types: Sequence[TypeShown]
 
 
@@ -155,6 +180,13 @@ def retry_count(job: Job) -> int:
     return max(0, job.tries - 1)
 
 
+def assigned_at(job: Job) -> datetime | None:
+    """Return when a device was given the task: it begins at once, so that is when it was started, as soon as it was."""
+    if job.started_at is None and job.state is State.ASSIGNED:
+        return job.updated_at
+    return job.started_at
+
+
 def submitted(job: Job) -> TaskSubmitted:
     return TaskSubmitted(
         task_id=job.id,
@@ -165,6 +197,8 @@ def submitted(job: Job) -> TaskSubmitted:
         started_at=job.started_at,
         completed_at=job.finished_at,
         worker_device_id=job.node,
+        assigned_device_id=job.node,
+        assigned_at=assigned_at(job),
         retry_count=retry_count(job),
         is_terminal=job.ended,
     )
@@ -191,6 +225,10 @@ def status_of(job: Job, progress: float | None, placement: Mapping[str, str]) ->
         is_terminal=job.ended,
         progress=percent(progress),
         worker_device_id=job.node,
+        assigned_device_id=job.node,
+        assigned_at=assigned_at(job),
+        execution_time_seconds=job.duration,
+        can_retry=job.ended and State.QUEUED in TRANSITIONS[job.state],
         retry_count=retry_count(job),
         placement=placement,
         created_at=job.created_at,
@@ -218,10 +256,11 @@ def result(job: Job) -> ResultShown | None:
     )
 
 
-def types(taken: Sequence[str]) -> TypesShown:
+def types(taken: Sequence[str], online: int) -> TypesShown:
     known = [one for name, one in TYPES.items() if name in taken]
     shown = [TypeShown(one.name, one.description, [FieldShown(*field) for field in one.fields]) for one in known]
-    return TypesShown([one.name for one in known], shown)
+    names = [one.name for one in known]
+    return TypesShown(names, names, len(names), online, shown)
 
 
 def percent(progress: float | None) -> float | None:

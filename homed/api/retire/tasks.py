@@ -11,6 +11,7 @@ from homed.api.idempotency import HEADERS, idempotency_key
 from homed.api.retire import Pagination, Reply, Success
 from homed.api.retire.answers import (
     STATUSES,
+    Load,
     Performance,
     QueueStats,
     ResultShown,
@@ -33,7 +34,7 @@ from homed.api.routes import Call, Handler, Route
 from homed.config.jobs import Jobs as Config
 from homed.errors import FieldError, HomedError, JobConflictError, NotFoundError, ValidationError
 from homed.jobs.jobs import Jobs
-from homed.jobs.records import PRIORITIES, Job, Origin, Requirements, State, Task
+from homed.jobs.records import ENDED, PRIORITIES, Job, Origin, Requirements, State, Task
 from homed.jobs.submission import NewJob, Query
 
 PATH = "/api/v1/tasks"
@@ -74,7 +75,7 @@ class Listing(msgspec.Struct, frozen=True):
     """What is empty is not asked for. `page_size` above 100 is 100."""
 
     page: _Count = 1
-    page_size: _Count = 20
+    page_size: Annotated[int, Meta(ge=1)] = 20
     status: Literal[
         "", "all", "pending", "queued", "assigned", "running", "success", "failed", "cancelled", "timeout"
     ] = ""
@@ -103,13 +104,14 @@ def routes(jobs: Jobs, config: Callable[[], Config]) -> list[Route]:
     resource = _Resource(jobs, config)
 
     def route(method: str, path: str, handler: Handler, summary: str, response: Any, **more: Any) -> Route:
-        more = {"scope": Scope.OPERATE, "hourly": "tasks_hour", "burst": "tasks_burst", **more}
+        # A client polls several tasks at once; what it submits is bounded more closely.
+        more = {"scope": Scope.OPERATE, "hourly": "tasks_hour", "burst": "tasks_poll_burst", **more}
         return Route(method, f"{PATH}{path}", handler, summary, "Tasks", "tasks", response=Success[response], **more)
 
     one: dict[str, Any] = {"params": {"task_id": "The task's id."}}
     return [
         route("POST", "", resource.submit, "Submit a task", Submitted, body=NewTask, status=201, headers=HEADERS,
-              errors=(409, 503), change="task.submit"),
+              errors=(409, 503), change="task.submit", burst="tasks_burst"),
         route("GET", "", resource.list, "List tasks", list[TaskSubmitted], query=Listing, errors=(400,)),
         route("GET", "/statistics", resource.statistics, "Numbers of tasks", StatisticsShown, scope=Scope.READ),
         route("GET", "/types", resource.types, "List the types of tasks", TypesShown, scope=Scope.READ),
@@ -119,7 +121,7 @@ def routes(jobs: Jobs, config: Callable[[], Config]) -> list[Route]:
         route("POST", "/{task_id}/cancel", resource.cancel, "Cancel a task", TaskSubmitted, statuses=(202,),
               errors=(400, 404), change="task.cancel", **one),
         route("POST", "/{task_id}/retry", resource.retry, "Try a task again", TaskSubmitted, errors=(400, 404, 503),
-              change="task.retry", **one),
+              change="task.retry", burst="tasks_burst", **one),
     ]  # fmt: skip
 
 
@@ -128,9 +130,10 @@ class _Resource:
         self._jobs = jobs
         self._config = config
 
-    async def submit(self, call: Call) -> Submitted:
+    async def submit(self, call: Call) -> Reply:
         job = await self._jobs.submit(new_job(call.body, call.principal.id, idempotency_key(call)))
-        return Submitted(job.id, submitted(job))
+        said = "Task submitted successfully"
+        return Reply(data=Submitted(job.id, submitted(job), said, job.created_at), message=said)
 
     async def list(self, call: Call) -> Reply:
         query = wanted(call.query)
@@ -191,19 +194,25 @@ class _Resource:
         for value, count in found.by_priority.items():
             by_priority[priority(value)] += count
         by_status = {status(state): count for state, count in found.by_state.items()}
+        active = {state: found.by_state.get(state, 0) for state in State if state not in ENDED}
         good = found.by_state.get(State.SUCCEEDED, 0)
         ended = good + found.by_state.get(State.FAILED, 0) + found.by_state.get(State.TIMED_OUT, 0)
-        return StatisticsShown(
-            QueueStats(found.total, by_status, by_priority),
-            Performance(
-                average_execution_seconds=round(found.average_duration, 3),
-                completed_last_hour=found.ended,
-                success_rate=round(100 * good / ended, 1) if ended else 0.0,
-            ),
+        performance = Performance(
+            average_execution_seconds=round(found.average_duration, 3),
+            completed_last_hour=found.ended,
+            success_rate=round(100 * good / ended, 1) if ended else 0.0,
         )
+        running = active[State.RUNNING] + active[State.ASSIGNED]
+        load = Load(
+            running_tasks=running,
+            waiting_tasks=sum(active.values()) - running,
+            online_devices=self._jobs.nodes.online(),
+            capacity=self._config().slots,
+        )
+        return StatisticsShown(QueueStats(found.total, by_status, by_priority), performance, performance, load)
 
     async def types(self, call: Call) -> TypesShown:
-        return types(self._config().task_types)
+        return types(self._config().task_types, self._jobs.nodes.online())
 
     async def _task(self, call: Call) -> Job:
         job = await self._jobs.get(call.path["task_id"])

@@ -204,7 +204,8 @@ def test_nothing_to_do_is_202(api: Api) -> None:
 
 
 def test_all_jobs_are_listed_the_oldest_first(api: Api) -> None:
-    assert api.get("/api/jobs/create").body == b'{"jobs":[],"count":0,"total":0}'
+    assert api.get("/api/jobs/create").body == b'{"jobs":[],"count":0,"total":0,"limit":1000}'
+    assert api.get("/api/jobs/create?limit=1000000").json["limit"] == 10_000
     register(api)
     first, second = create(api), create(api, filename="another-project.zip")
     assert take(api)["jobId"] == first

@@ -65,8 +65,11 @@ def test_a_task_is_submitted_and_answered_as_documented(api: Api) -> None:
         },
         "metadata": {"created_by": "api_user"},
     }
-    data = good(api.post(TASKS, body), 201)
+    answer = api.post(TASKS, body)
+    data = good(answer, 201)
+    assert data["message"] == answer.json["message"]
     task = data["task"]
+    assert data["submitted_at"] == task["created_at"] and task["assigned_device_id"] is None
     assert (task["task_type"], task["status"], task["priority"]) == ("echo", "queued", "normal")
     assert _TIME.fullmatch(task["created_at"])
     result = ended(api, data["task_id"])
@@ -83,6 +86,11 @@ def test_a_task_is_submitted_and_answered_as_documented(api: Api) -> None:
         "timeout_seconds": 300, "max_retries": 0,
     }  # fmt: skip
     assert details["result"] == result
+    assert details["assigned_device_id"] == result["worker_device_id"]
+    assert details["assigned_at"] == result["started_at"]
+    found = status(api, data["task_id"])
+    assert (found["assigned_device_id"], found["assigned_at"]) == (result["worker_device_id"], result["started_at"])
+    assert (found["execution_time_seconds"], found["can_retry"]) == (result["execution_time_seconds"], False)
     assert (details["progress"], details["placement"], details["is_terminal"]) == (100, {}, True)
     assert status(api, data["task_id"])["progress"] == 100
 
@@ -126,6 +134,7 @@ def test_a_request_to_this_board_itself_is_refused(api: Api) -> None:
 def test_a_task_that_takes_too_long_has_timed_out(api: Api) -> None:
     result = ended(api, submit(api, "sleep", {"duration": 600}, requirements={"timeout_seconds": 0.3}))
     assert (result["status"], result["error_code"], result["result_data"]) == ("timeout", "TIMEOUT", None)
+    assert status(api, result["task_id"])["can_retry"] is True
 
 
 def test_what_no_node_can_take_waits_and_says_each_reason(api: Api) -> None:
@@ -204,12 +213,17 @@ def test_statistics_count_by_status_and_priority(api: Api) -> None:
     assert after["by_priority"]["urgent"] == before["by_priority"]["urgent"] + 1
     assert data["performance"]["completed_last_hour"] >= 1
     assert data["performance"]["average_execution_seconds"] >= 0
+    assert data["performance_metrics"] == data["performance"]
+    load = data["current_load"]
+    assert (load["running_tasks"], load["waiting_tasks"], load["online_devices"]) == (0, 0, 1) and load["capacity"] > 0
 
 
 def test_the_types_are_listed_with_what_each_takes(api: Api) -> None:
     data = good(api.get(f"{TASKS}/types"))
     names = ["echo", "sleep", "system_info", "http_request", "command", "python_eval"]
     assert sorted(data["supported_types"]) == sorted(names)
+    assert (data["builtin_types"], data["total_count"]) == (data["supported_types"], 6)
+    assert data["online_devices"] == 1
     sleep = next(one for one in data["types"] if one["name"] == "sleep")
     assert sleep["description"]
     assert [(field["name"], field["required"]) for field in sleep["payload"]] == [("duration", True)]
