@@ -46,6 +46,7 @@ from homed.host import boot, capacity
 from homed.host.journal import LogSink
 from homed.host.neighbours import Neighbours
 from homed.host.notify import Notifier
+from homed.host.own_sockets import is_own_listener
 from homed.host.system import System
 from homed.jobs import parts as job_parts
 from homed.jobs.nodes import Facts
@@ -173,7 +174,9 @@ class Daemon:
         units = self.bus if self._notifier.under_systemd() else None
         local = local_runner.choose(units, self._state, self._state / job_parts.UPLOADS, boot.boot_id(), config)
         facts = Facts(*capacity.read(self._state))
-        board = job_parts.Board(self._state, socket.gethostname(), boot.boot_id(), lambda: facts, info, local)
+        board = job_parts.Board(
+            self._state, socket.gethostname(), boot.boot_id(), lambda: facts, info, local, is_own_listener
+        )
         return job_parts.Parts(board, self.store, self.vault, self.events, config)
 
     @property

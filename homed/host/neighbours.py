@@ -9,8 +9,8 @@ import pwd
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
-from homed.host import peers
-from homed.host.peers import Address
+from homed.host import own_sockets, peers
+from homed.host.peers import Address, Owner
 
 log = logging.getLogger(__name__)
 # systemd's range for users that it makes for a unit (DynamicUser=): "UIDs, GIDs on systemd Systems".
@@ -19,17 +19,25 @@ _NOBODY = 65534
 
 
 class Neighbours:
-    """`users` names those as which jobs may run, by the configuration."""
+    """`users` names those as which jobs may run, by the configuration. `holds` tells of a socket, by its inode, whether
+    homed itself has it open.
+    """
 
-    def __init__(self, users: Callable[[], Iterable[str]]):
+    def __init__(self, users: Callable[[], Iterable[str]], holds: Callable[[int], bool] = own_sockets.holds):
         self._users = users
+        self._holds = holds
 
     def is_a_job(self, client: Address, server: Address) -> bool:
-        """Whether at the other end of this connection is a job, or nobody any more."""
-        return is_of_a_job(self._owner(client, server), self._users())
+        """Whether at the other end of this connection is a job, or nobody any more; or homed itself, which has no
+        reason to ask its own API, but makes requests for others.
+        """
+        owner = self._owner(client, server)
+        if owner is None or is_of_a_job(owner.user, self._users()):
+            return True
+        return owner.user == os.geteuid() and self._holds(owner.inode)
 
     @cached_property
-    def _owner(self) -> Callable[[Address, Address], int | None]:
+    def _owner(self) -> Callable[[Address, Address], Owner | None]:
         try:
             quick = peers.is_supported()
         except OSError:

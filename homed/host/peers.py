@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _NETLINK_SOCK_DIAG: Final = 4
 _BY_FAMILY: Final = 20
@@ -21,11 +21,19 @@ _WANTED = struct.Struct("=BBBxI")
 _FOUND = struct.Struct("=4x48x12xII")
 _WAIT = 0.1
 
+
+class Owner(NamedTuple):
+    """Of a socket: the user that made it, and its inode, by which the processes that have it open are known."""
+
+    user: int
+    inode: int
+
+
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 
-def owner(client: Address, server: Address) -> int | None:
-    """The user that made the client's socket; None where nobody holds it any more, or the kernel cannot tell.
+def owner(client: Address, server: Address) -> Owner | None:
+    """Whose the client's socket is; None where nobody holds it any more, or the kernel cannot tell.
 
     `client` and `server` are the addresses of a connection's two ends, both on this board.
     """
@@ -42,10 +50,11 @@ def owner(client: Address, server: Address) -> int | None:
 def is_supported() -> bool:
     """Whether this kernel can tell at all: asked of a connection of our own."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        return owner(client.getsockname(), server.getsockname()) == os.geteuid()
+        found = owner(client.getsockname(), server.getsockname())
+        return found is not None and found.user == os.geteuid()
 
 
-def listed_owner(client: Address, server: Address, proc: Path = Path("/proc")) -> int | None:
+def listed_owner(client: Address, server: Address, proc: Path = Path("/proc")) -> Owner | None:
     """The same out of the kernel's list of all connections: slower with each of them."""
     wanted = [_listed(client), _listed(server)]
     try:
@@ -55,7 +64,7 @@ def listed_owner(client: Address, server: Address, proc: Path = Path("/proc")) -
     for line in lines:
         words = line.split()
         if words[1:3] == wanted:
-            return int(words[7]) if int(words[9]) else None
+            return Owner(int(words[7]), int(words[9])) if int(words[9]) else None
     return None
 
 
@@ -78,11 +87,11 @@ def _question(client: Address, server: Address) -> bytes:
     return _HEAD.pack(_HEAD.size + len(body), _BY_FAMILY, _REQUEST, 1, 0) + body
 
 
-def _user(answer: bytes) -> int | None:
+def _user(answer: bytes) -> Owner | None:
     _, kind, *_ = _HEAD.unpack_from(answer)
     if kind == _ERROR:
         (number,) = struct.unpack_from("=i", answer, _HEAD.size)
         raise OSError(-number, errno.errorcode.get(-number, ""))
     user, inode = _FOUND.unpack_from(answer, _HEAD.size)
     # Without an inode nobody has it open: then the kernel says 0, which is not root.
-    return int(user) if inode else None
+    return Owner(user, inode) if inode else None

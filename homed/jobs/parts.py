@@ -42,7 +42,7 @@ _AGAIN = 10.0
 
 class Board(NamedTuple):
     """What jobs need of the board. `facts` must be quick; `info` is what the task system_info answers; `local` runs
-    processes on it.
+    processes on it; `is_own_listener` tells whether homed itself listens at an address and port.
     """
 
     state: Path
@@ -51,6 +51,7 @@ class Board(NamedTuple):
     facts: Callable[[], Facts]
     info: Callable[[], Awaitable[Mapping[str, Any]]]
     local: Runner
+    is_own_listener: Callable[[str, int], bool]
 
 
 class Parts:
@@ -72,7 +73,7 @@ class Parts:
         self._runners: dict[str, Runner] = {
             LOCAL: board.local,
             SSH: SshRunner(self.connections),
-            BUILTIN: Builtin(board.info, lambda: config().http),
+            BUILTIN: Builtin(board.info, lambda: config().http, board.is_own_listener),
         }
         self.scheduler = Scheduler(self.ledger, self.nodes, self._runners, self.outputs, config, self._note, board.boot)
         self.claims = Claims(self.ledger, self.scheduler, self.outputs, config)

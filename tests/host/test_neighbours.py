@@ -3,6 +3,8 @@
 import os
 import pwd
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -33,14 +35,43 @@ def test_users_of_the_configuration_are_jobs_but_not_homeds_own() -> None:
     assert not is_of_a_job(os.geteuid(), names)
 
 
-def test_a_connection_of_our_own_is_no_jobs() -> None:
+def test_a_connection_of_the_same_user_is_no_jobs_but_one_of_homed_itself_is_not_trusted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        assert not Neighbours(lambda: ()).is_a_job(client.getsockname(), server.getsockname())
+        ends = client.getsockname(), server.getsockname()
+        assert not Neighbours(lambda: (), lambda inode: False).is_a_job(*ends)
+        assert Neighbours(lambda: ()).is_a_job(*ends)
+
+
+_ASK = """
+import socket, sys
+one = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+print(one.getsockname()[1], flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_homed_has_started_is_not_trusted_and_what_somebody_else_has_is(own: bool) -> None:
+    """Such as restic, which is told by a caller where to put a backup."""
+    wrapped = [] if own else ["setsid", "--fork"]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        subprocess.Popen(
+            [*wrapped, sys.executable, "-c", _ASK, str(server.getsockname()[1])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        if not own:
+            process.wait(10)  # the other one is nobody's child now
+        assert Neighbours(lambda: ()).is_a_job(("127.0.0.1", port), server.getsockname()) is own
+        process.communicate(b"\n", timeout=10)
 
 
 def test_where_the_kernel_lacks_the_quick_way_the_other_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "owner", lambda client, server: None)
-    neighbours = Neighbours(lambda: ())
+    neighbours = Neighbours(lambda: (), lambda inode: False)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         assert not neighbours.is_a_job(client.getsockname(), server.getsockname())
     assert neighbours.is_a_job(("127.0.0.1", 1), ("127.0.0.1", 2))

@@ -45,7 +45,9 @@ def test_the_user_at_the_other_end_is_told(server: socket.socket, name: str) -> 
         accepted, client = server.accept()
         with accepted:
             for ask in (peers.owner, peers.listed_owner):
-                assert ask(client, accepted.getsockname()) == user
+                found = ask(client, accepted.getsockname())
+                assert found is not None
+                assert (found.user, found.inode > 0) == (user, True)
             process.communicate(b"\n", timeout=10)
             # Its process is gone: nobody is not root.
             for ask in (peers.owner, peers.listed_owner):

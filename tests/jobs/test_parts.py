@@ -22,7 +22,9 @@ async def info() -> Mapping[str, Any]:
 
 
 def parts(folder: Path, vault: Vault | None = None) -> Parts:
-    board = Board(folder, "board", "boot", lambda: Facts("linux", 4, 8.0, 64.0, False), info, Scripted())
+    board = Board(
+        folder, "board", "boot", lambda: Facts("linux", 4, 8.0, 64.0, False), info, Scripted(), lambda *_: False
+    )
     return Parts(board, SqliteStore(folder / "homed.db"), vault or Vault(bytes(32)), Events(), Config)
 
 

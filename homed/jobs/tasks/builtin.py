@@ -18,11 +18,17 @@ _TOLD_EVERY = 0.5
 
 
 class Builtin:
-    """A `ports.Runner`. `info` gives what system_info answers."""
+    """A `ports.Runner`. `info` gives what system_info answers; `is_own` tells where homed itself listens."""
 
-    def __init__(self, info: Callable[[], Awaitable[Mapping[str, Any]]], config: Callable[[], JobHttp]):
+    def __init__(
+        self,
+        info: Callable[[], Awaitable[Mapping[str, Any]]],
+        config: Callable[[], JobHttp],
+        is_own: Callable[[str, int], bool],
+    ):
         self._info = info
         self._config = config
+        self._is_own = is_own
         self._running: dict[str, asyncio.Task[Result]] = {}
 
     async def run(self, attempt: Attempt) -> Result:
@@ -76,7 +82,7 @@ class Builtin:
             case "system_info":
                 return await self._system_info()
             case "http_request":
-                return await http.request(msgspec.convert(payload, HttpRequest), self._config())
+                return await http.request(msgspec.convert(payload, HttpRequest), self._config(), self._is_own)
             case _:
                 raise JobError(f"a task {work.type!r} is not one of homed's own", code="JOB_NOT_STARTED")
 

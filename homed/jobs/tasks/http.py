@@ -3,7 +3,7 @@
 import base64
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -27,24 +27,35 @@ class _Gate:
     another address meanwhile, and each redirect passes here again.
     """
 
-    def __init__(self, config: JobHttp):
+    def __init__(self, config: JobHttp, is_own: Callable[[str, int], bool]):
         self._config = config
+        self._is_own = is_own
         self.refused: str | None = None
+        self.own = False
 
     def socket(self, info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, where = info
         if not is_allowed(str(where[0]), allow_private=self._config.allow_private):
             self.refused = str(where[0])
             raise _RefusedError(f"{where[0]} may not be connected to")
+        if self._is_own(str(where[0]), int(where[1])):
+            self.refused, self.own = str(where[0]), True
+            raise _RefusedError(f"{where[0]} port {where[1]} is homed itself")
         return socket.socket(family, kind, protocol)
 
 
-async def request(wanted: HttpRequest, config: JobHttp) -> Result:
-    """Any answer is a good result, whatever its status. Codes ADDRESS_NOT_ALLOWED and HTTP_FAILED."""
-    gate, began = _Gate(config), time.monotonic()
+async def request(wanted: HttpRequest, config: JobHttp, is_own: Callable[[str, int], bool]) -> Result:
+    """Any answer is a good result, whatever its status. Codes ADDRESS_NOT_ALLOWED and HTTP_FAILED.
+
+    `is_own` tells whether homed itself listens at an address and port: that is never asked, whatever is allowed.
+    """
+    gate, began = _Gate(config, is_own), time.monotonic()
     try:
         data = await _ask(wanted, gate, config.response_limit)
     except (aiohttp.ClientError, OSError, ValueError, UnicodeError) as error:
+        if gate.own:
+            said = f"{gate.refused} is homed itself, which no task may ask: call its API with a key instead"
+            return Result(code="ADDRESS_NOT_ALLOWED", error=said)
         if gate.refused is not None:
             return Result(
                 code="ADDRESS_NOT_ALLOWED",

@@ -169,7 +169,9 @@ def check(kind: str, payload: object, allowed: Collection[str]) -> dict[str, Any
         taken = convert(_as_known(kind, payload), known.payload)
     except ValidationError as error:
         raise ValidationError([FieldError(f"payload.{e.field}", e.message) for e in error.errors]) from error
-    return {**payload, **msgspec.to_builtins(taken)}
+    # As it was taken, also where that is the default: what was given may be another form of it.
+    given = {name: getattr(taken, name) for name in known.payload.__struct_fields__ if name in payload}
+    return {**payload, **msgspec.to_builtins(given)}
 
 
 def _as_known(kind: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ class Bench:
     def __init__(self, folder: Path, config: JobHttp = _OPEN):
         self.outputs = Outputs(folder, lambda: 1 << 20)
         self.config = config
+        self.own: list[tuple[str, int]] = []
         self.info: Mapping[str, Any] = {"name": "board", "load": [0.5, float("nan")], "temperature": float("inf")}
-        self.runner = Builtin(self._tell, lambda: self.config)
+        self.runner = Builtin(self._tell, lambda: self.config, lambda address, port: (address, port) in self.own)
         self.handles: list[Handle] = []
         self.progress: list[float] = []
 
@@ -112,7 +114,7 @@ async def test_a_board_that_cannot_say_is_a_failure_with_its_code(bench: Bench) 
     async def fail() -> Mapping[str, Any]:
         raise BusUnavailableError("no bus")
 
-    bench.runner = Builtin(fail, lambda: _OPEN)
+    bench.runner = Builtin(fail, lambda: _OPEN, lambda address, port: False)
     result = await bench.run("system_info", {})
     assert (result.code, result.good) == ("BUS_UNAVAILABLE", False)
 
@@ -294,3 +296,23 @@ async def test_whatever_a_server_says_can_be_written_down(bench: Bench, answer: 
         result = await bench.run("http_request", {"url": f"http://127.0.0.1:{port}/"})
     assert result.data["status"] == 200
     assert msgspec.json.decode(msgspec.json.encode(result), type=Result) == result
+
+
+async def test_homed_itself_is_never_asked_whatever_is_allowed(bench: Bench, server: Server) -> None:
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    bench.own = [(host, int(port))]
+    result = await bench.run("http_request", {"url": f"{server.address}/"})
+    assert (result.code, "homed itself" in result.error) == ("ADDRESS_NOT_ALLOWED", True)
+    assert server.asked == []
+
+
+async def test_a_redirect_to_homed_itself_is_not_followed(bench: Bench, server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        port = own.getsockname()[1]
+        bench.own = [("127.0.0.1", port)]
+        server.answer("/", 302, headers={"Location": f"http://localhost:{port}/api/v1/keys"})
+        result = await bench.run("http_request", {"url": f"{server.address}/"})
+        assert result.code == "ADDRESS_NOT_ALLOWED"
+        own.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            own.accept()

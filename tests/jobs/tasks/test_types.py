@@ -100,8 +100,24 @@ def test_a_type_that_is_not_configured_is_refused() -> None:
     assert types.check("echo", {}, ("echo",)) == {}
 
 
-def test_a_method_is_taken_in_either_case() -> None:
-    assert types.check("http_request", {"url": "http://a", "method": "post"}, ALL)["method"] == "POST"
+@pytest.mark.parametrize("method", ["get", "Get", "GET", "post", "pAtCh", "OPTIONS"])
+def test_a_method_is_taken_in_either_case(method: str) -> None:
+    """The default's too, and when it is checked anew after it was stored."""
+    stored = types.check("http_request", {"url": "http://a/", "method": method}, ALL)
+    assert stored == {"url": "http://a/", "method": method.upper()}
+    assert types.check("http_request", stored, ALL) == stored
+    assert msgspec.convert(stored, types.HttpRequest).method == method.upper()
+
+
+@pytest.mark.parametrize(("kind", "payload"), [
+    ("http_request", {"url": "http://a/", "timeout": 30, "body": None, "headers": {}, "more": [1]}),
+    ("http_request", {"url": "http://a/", "json": None}),
+    ("command", {"command": "x", "args": "", "env": {}, "cwd": ""}),
+    ("command", {"command": "x", "args": []}),
+    ("sleep", {"duration": 0}),
+])  # fmt: skip
+def test_a_field_that_is_given_as_its_default_stays(kind: str, payload: dict[str, Any]) -> None:
+    assert types.check(kind, payload, ALL) == payload
 
 
 _JSON = st.recursive(
