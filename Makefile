@@ -11,10 +11,11 @@ CACHE := .cache
 STATE ?= $(CACHE)/state
 BOARDS ?= 1
 TEST_PACKAGES := $(CACHE)/packages-$(if $(filter 0,$(BOARDS)),unit,test)
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 # ARGS goes to the program behind the target: `make test ARGS="-k plan"`, `make run ARGS="--port 8090"`.
 ARGS ?=
 
-.PHONY: help run test test-thorough test-vm lint bench board spec lock wheel engine clean
+.PHONY: help run test test-thorough test-pythons test-vm lint bench board spec lock wheel engine clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +48,15 @@ test: $(VENV)/dev $(TEST_PACKAGES) lint ## Run all that CI runs (BOARDS=0 leaves
 
 test-thorough: $(VENV)/dev $(CACHE)/packages-test ## Run the tests that take minutes or gigabytes, which `make test` leaves out (root)
 	@BOARDS=1 $(BIN)/python -m pytest -m thorough $(ARGS)
+
+test-pythons: $(TEST_PACKAGES) ## Run the tests without root parts on every Python from 3.11 to 3.14 that is there
+	@for python in $(PYTHONS); do \
+		"$$python" -c "" 2>/dev/null || continue; \
+		venv=$(CACHE)/venv-$$("$$python" -c "import sys; print(*sys.version_info[:2], sep='.')"); \
+		$(MAKE) --no-print-directory VENV=$$venv PYTHON=$$python $$venv/dev; \
+		"$$venv/bin/python" --version; \
+		BOARDS=0 "$$venv/bin/python" -m pytest -p no:cacheprovider $(ARGS); \
+	done
 
 test-vm: $(VENV)/dev $(CACHE)/packages-test ## Update real systems in QEMU and cut their power (root; 15 minutes; ARGS=story or cuts)
 	@$(BIN)/python -m tests.vm $(ARGS)
