@@ -16,6 +16,11 @@ _SIGNS = bytes(range(256)).translate(None, b",[]{}")
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
+def most_values(data: bytes) -> int:
+    """Return how many values JSON text holds at most (pure, quick): signs within strings are counted, too."""
+    return min(data.count(b",") + data.count(b"[") + data.count(b"{"), MAX_VALUES)
+
+
 def check(data: bytes) -> None:
     """Refuse JSON text that holds too much (pure). What is no JSON passes, for the decoder to refuse."""
     opened = data.count(b"[") + data.count(b"{")

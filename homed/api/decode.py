@@ -10,27 +10,41 @@ import msgspec
 from aiohttp import web
 from multidict import MultiMapping
 
-from homed import validation
+from homed import json_structure, validation
+from homed.api.budget import LEASE
 from homed.errors import FieldError, MediaTypeError, TooLargeError, ValidationError
 
 _BODY_DEADLINE = 30.0
+# What a decoded value takes beside its text: an empty list 72 bytes, a key and its place in a dict 100.
+_VALUE_BYTES = 64
+_FEW_VALUES = 256
 
 
 async def ask_for_body(request: web.Request) -> None:
-    """Ask for the body where the client waits for that; aiohttp's own fails on what it does not know."""
+    """Ask for the body if the client waits for that; aiohttp's own fails on what it does not know."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """The body, at most `limit` bytes of it within half a minute. TooLargeError, ValidationError."""
-    if request.content_length is not None and request.content_length > limit:
+    """Return the body, at most `limit` bytes of it within half a minute.
+
+    Memory for it is reserved before it is read. BudgetError, TooLargeError, ValidationError.
+    """
+    length = request.content_length
+    if length is not None and length > limit:
         raise TooLargeError(f"the body may have at most {limit} bytes")
+    lease = request.get(LEASE)
+    if lease is not None and length:
+        await lease.reserve(length)
+    await ask_for_body(request)
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_DEADLINE):
             async for chunk in request.content.iter_any():
+                if lease is not None:
+                    await lease.reserve_for(len(body) + len(chunk))
                 body += chunk
                 if len(body) > limit:
                     raise TooLargeError(f"the body may have at most {limit} bytes")
@@ -49,6 +63,23 @@ def check_encoding(request: web.Request) -> None:
             "no Content-Encoding is accepted, nor a Transfer-Encoding other than chunked: send the body as it is",
             code="ENCODING_NOT_SUPPORTED",
         )
+
+
+async def read_json(request: web.Request, kind: type[msgspec.Struct], limit: int, *, optional: bool) -> object:
+    """Return the body as a `kind`; its defaults if it is `optional` and empty.
+
+    What `read_body` raises, MediaTypeError.
+    """
+    if request.content_length or not optional:
+        check_json(request)
+    data = await read_body(request, limit)
+    if optional and not data:
+        return kind()
+    check_json(request)
+    lease = request.get(LEASE)
+    if lease is not None and (values := json_structure.most_values(data)) > _FEW_VALUES:
+        await lease.reserve(values * _VALUE_BYTES)
+    return validation.decode_json(data, kind)
 
 
 def media_type(request: web.Request) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from homed.access.scopes import Scope
+from homed.api import transfers
 from homed.api.routes import Call, Route
 from homed.errors import NotFoundError
 
@@ -79,7 +80,7 @@ def routes(openapi: Callable[[], dict[str, Any]], asyncapi: Callable[[], dict[st
         if name not in _ASSETS or folder is None:
             raise NotFoundError(f"there is no asset '{name}'")
         path, kind = _ASSETS[name]
-        return web.FileResponse(folder / path, headers={**cache, "Content-Type": kind})
+        return await transfers.send(call.request, folder / path, kind, headers=cache, inline=True)
 
     def route(path: str, handler: Callable[[Call], Any], summary: str, scope: Scope | None = None) -> Route:
         return Route("GET", path, handler, summary, "Documentation", "docs", scope=scope, documented=False)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from homed.api.decode import ask_for_body, media_type, read_body
+from homed.api.decode import media_type, read_body
 from homed.api.multipart import MEDIA, End, FormParser, Part
 from homed.errors import FieldError, MediaTypeError, ValidationError
 
@@ -18,7 +18,6 @@ async def read_file(request: web.Request, field: str, limit: int) -> File:
     """Return the file of one field. MediaTypeError, TooLargeError, ValidationError."""
     if media_type(request) != MEDIA:
         raise MediaTypeError(f"the body must be {MEDIA}")
-    await ask_for_body(request)
     return found(request.headers["Content-Type"], await read_body(request, limit), field)
 
 

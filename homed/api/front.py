@@ -5,21 +5,23 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from homed import clock, validation
+from homed import clock
 from homed.access.scopes import ANONYMOUS, Principal, Scope
-from homed.api import auth, decode, guard, protocol, request_log
+from homed.api import auth, decode, guard, paths, protocol, request_log, sending
+from homed.api.budget import LEASE, Budget, BudgetError
 from homed.api.limits import HOUR, MINUTE, SECOND, Limiter, Rate, Verdict, client_of
 from homed.api.origin import Origin, check_connection
 from homed.api.routes import HEADERS, STREAMED, Call, Family, Route, family_of
 from homed.config import Config, Limits
 from homed.errors import (
+    BusyError,
     ForbiddenError,
     HomedError,
     MethodNotAllowedError,
@@ -34,12 +36,11 @@ from homed.store.base import AuditEntry, AuditLog
 log = logging.getLogger("api.requests")
 audit_log = logging.getLogger("audit")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
-_LONG = 64 * 1024
 _EXPOSED = (
     "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Job-Id, X-Exec-Id, X-Output-Dropped"
 )
-_SEND_DEADLINE = 30.0
 _SLOW_REQUEST = 1.0
+_CONTROL_BUDGET = 8 << 20
 _A_WINDOW = {SECOND: "at once", MINUTE: "a minute", HOUR: "an hour"}
 _PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
@@ -70,30 +71,32 @@ class Front:
         self._hostname = hostname
         self._names: frozenset[str] = frozenset()
         self._changes: set[asyncio.Task[tuple[web.StreamResponse, str]]] = set()
+        # The command line has one of its own: it works when the network has used up the other.
+        self._budget, self._control_budget = Budget(config().api.memory_budget), Budget(_CONTROL_BUDGET)
         self.configure(config())
 
     def configure(self, config: Config) -> None:
         """Take what changed in the configuration."""
         self._names = guard.board_names(self._hostname, config.api.hosts)
         self._limiter.clients = config.api.limits.clients
+        self._budget.limit = config.api.memory_budget
 
     def application(self) -> web.Application:
         app = web.Application()
         app[protocol.REFUSAL] = self.refusal
         for route in self._routes:
-            # An upload is asked for by its handler, once it is known that it will be taken.
-            expect = _expect_nothing if route.uploads else decode.ask_for_body
-            app.router.add_route(route.method, route.path, self._entry(route), expect_handler=expect)
-            if route.method == "GET" and not (route.socket or route.streams or route.changes):
-                app.router.add_route("HEAD", route.path, self._entry(route), expect_handler=decode.ask_for_body)
+            entry = self._entry(route)
+            app.router.add_route(route.method, route.path, entry, expect_handler=paths.expect_nothing)
+            if route.method == "GET" and not route.changes:
+                app.router.add_route("HEAD", route.path, entry, expect_handler=paths.expect_nothing)
         fallback = Route("*", "/{path:.*}", self._not_found, "", "", "system", scope=None, documented=False)
         last = self._entry(replace(fallback, family=self._families[0]))
-        app.router.add_route("*", fallback.path, last, expect_handler=decode.ask_for_body)
+        app.router.add_route("*", fallback.path, paths.without_slash(app, last), expect_handler=paths.expect_nothing)
         app.on_response_prepare.append(_add_headers)
         app.on_shutdown.append(self._finish_changes)
         return app
 
-    def _entry(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _entry(self, route: Route) -> paths.Entry:
         assert route.family is not None
         name = (route.family.name, route.method, route.path if route.documented else "other")
         seconds = self._metrics.request_seconds.labels(*name)
@@ -110,8 +113,12 @@ class Front:
                 status = response.status
                 if (route.uploads or status >= 400) and not request.content.is_eof():
                     response.force_close()  # what is left of the body would be taken for the next request
-                if isinstance(response, web.Response) and isinstance(response.body, bytes):
-                    await _send_long(request, response, response.body)
+                if sending.is_long(request, response) and not await sending.send(
+                    request, response, request[LEASE], must=route.change is not None
+                ):
+                    error = BudgetError("there is no memory for this answer now: try again, with fewer at once")
+                    response, code = self._render(route, request, error, request_id), error.code
+                    status = response.status
             finally:
                 duration = time.perf_counter() - started
                 counter = counters.get(status)
@@ -141,8 +148,10 @@ class Front:
         self, route: Route, request: web.Request, request_id: str, origin: Origin, headers: dict[str, str]
     ) -> tuple[web.StreamResponse, str]:
         code = ""
+        lease = request[LEASE] = (self._control_budget if origin.control else self._budget).lease()
         try:
-            response = await self._answer(route, request, request_id, origin, headers)
+            with lease:
+                response = await self._answer(route, request, request_id, origin, headers)
         except HomedError as error:
             response, code = self._render(route, request, error, request_id), error.code
         except web.HTTPException as error:
@@ -154,7 +163,12 @@ class Front:
             inner = HomedError("an internal error: the log holds it under this request's id")
             response, code = self._render(route, request, inner, request_id), inner.code
         # Who is turned away at the door could fill the account until what counts has fallen out of it.
-        if route.change and request.get(_PRINCIPAL, ANONYMOUS).scope is not None and response.status != 429:
+        if (
+            route.change
+            and request.method != "HEAD"
+            and request.get(_PRINCIPAL, ANONYMOUS).scope is not None
+            and response.status != 429
+        ):
             await self._record(route, request, origin, response.status, code, request_id)
         return response, code
 
@@ -165,28 +179,24 @@ class Front:
         config = self._config()
         check_connection(origin, headers, health=route.limit == "health")
         self._check_host(request, origin)
-        if origin.only is not None and request.path != origin.only:
+        if origin.only is not None and request.path.removesuffix("/") != origin.only:
             raise NotFoundError(f"only {origin.only} is served here")
         self._check_origin(route, request, config, headers)
         principal = await self._identify(route, request, origin, config)
         request[_PRINCIPAL] = principal
+        client = principal.key_id or client_of(origin.address)
+        request[LEASE].client = client
         if config.api.limits.enabled and not origin.control:
-            client = principal.key_id or client_of(origin.address)
             verdict = self._limiter.check(client, *_rates(route, config.api.limits))
             _limit_headers(headers, verdict)
             if not verdict.allowed:
                 self._refuse(verdict, headers)
         auth.authorize(principal, route.scope)
         query = None if route.query is None else decode.decode_query(request.query, route.query)
-        body = None if route.body is None else await self._body(route.body, route.optional, request, config)
+        body = None
+        if route.body is not None:
+            body = await decode.read_json(request, route.body, config.api.body_limit, optional=route.optional)
         return await self._respond(route, Call(request, principal, request_id, request.match_info, query, body))
-
-    async def _body(self, kind: type[msgspec.Struct], optional: bool, request: web.Request, config: Config) -> object:
-        data = await decode.read_body(request, config.api.body_limit)
-        if optional and not data:
-            return kind()
-        decode.check_json(request)
-        return validation.decode_json(data, kind)
 
     async def _respond(self, route: Route, call: Call) -> web.StreamResponse:
         value = await route.handler(call)
@@ -267,10 +277,11 @@ class Front:
 
     async def _not_found(self, call: Call) -> object:
         request = call.request
-        routes = [route for route in self._routes if _matches(route.path, request.path)]
+        routes = [route for route in self._routes if paths.matches(route.path, request.path)]
         if request.method != "OPTIONS" and not any(route.scope is None for route in routes):
             auth.authorize(call.principal, Scope.READ)  # what there is, and what is not, is not for everybody
-        allowed = sorted({route.method for route in routes})
+        heads = {"HEAD" for route in routes if route.method == "GET" and not route.changes}
+        allowed = sorted({route.method for route in routes} | heads)
         asked = request.headers.get("Access-Control-Request-Method")
         if request.method == "OPTIONS" and allowed:
             return self._preflight(request, allowed, asked)
@@ -294,6 +305,8 @@ class Front:
         assert family is not None
         if isinstance(error, UnauthorizedError):
             request[HEADERS]["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, BusyError):
+            request[HEADERS].setdefault("Retry-After", "1")
         try:
             body = msgspec.json.encode(family.error(error, request_id))
         except UnicodeEncodeError:  # a header or path that is not text was to be quoted
@@ -340,23 +353,6 @@ class Front:
             log.error("The audit log could not be written: %s", error.message)  # noqa: TRY400  its message says all
 
 
-async def _send_long(request: web.Request, response: web.Response, body: bytes) -> None:
-    """Send what is long here rather than after the handler: who does not read it may not have it held for ever."""
-    if len(body) <= _LONG or response.prepared:
-        return
-    try:
-        async with asyncio.timeout(_SEND_DEADLINE):
-            await response.prepare(request)
-            await response.write_eof()
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-
-
-async def _expect_nothing(request: web.Request) -> None:
-    """Leave the client waiting until its body is asked for."""
-
-
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in request.get(HEADERS, {}).items():
         response.headers.setdefault(name, value)
@@ -373,8 +369,3 @@ def _limit_headers(headers: dict[str, str], verdict: Verdict) -> None:
     headers["X-RateLimit-Limit"] = str(verdict.rate.limit)
     headers["X-RateLimit-Remaining"] = str(verdict.remaining)
     headers["X-RateLimit-Reset"] = str(int(time.time() + verdict.reset + 0.999))
-
-
-def _matches(pattern: str, path: str) -> bool:
-    parts = re.split(r"\{[^/]+?\}", pattern)
-    return re.fullmatch("[^/]+".join(map(re.escape, parts)), path) is not None

@@ -114,6 +114,9 @@ class EventStreams:
         self, call: Call, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
         """Encoded events as they come, until there are no more. BusyError where too many are open."""
+        if call.request.method == "HEAD":
+            await events.aclose()
+            return web.StreamResponse(headers={**_HEADERS, **(headers or {})})
         with self._followers:
             async with aclosing(events) as source:
                 response = web.StreamResponse(headers={**_HEADERS, **(headers or {})})

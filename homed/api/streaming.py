@@ -54,6 +54,8 @@ class Streaming:
         request = call.request
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         request[STREAMED] = True
+        if request.method == "HEAD":
+            return response  # the source was not begun, and holds nothing
         async with aclosing(batches) as source:  # type: ignore[type-var]
             first = asyncio.ensure_future(anext(source, None))
             try:
@@ -133,7 +135,7 @@ class Streaming:
     async def _socket(self, call: Call) -> AsyncIterator[web.WebSocketResponse]:
         with self._sockets:
             socket = web.WebSocketResponse(heartbeat=_PING, max_msg_size=4096, compress=False)
-            if not socket.can_prepare(call.request):
+            if call.request.method == "HEAD" or not socket.can_prepare(call.request):
                 raise NotASocket("this is a WebSocket: connect with ws:// or wss://")
             await socket.prepare(call.request)
             call.request[STREAMED] = True

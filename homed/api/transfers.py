@@ -16,7 +16,7 @@ from homed.api.decode import ask_for_body
 from homed.api.routes import HEADERS, STREAMED
 from homed.errors import FieldError, HomedError, NotFoundError, TooLargeError, ValidationError
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # held for each reader, twice: here and in the transport's buffer
 _IDLE = 30.0
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE | re.ASCII)
 
@@ -60,8 +60,16 @@ def holds(condition: str, etag: str, changed_at: datetime) -> bool:
     return condition == format_datetime(changed_at, usegmt=True)
 
 
-async def send(request: web.Request, path: Path, kind: str, *, idle: float = _IDLE) -> web.StreamResponse:
-    """A file for keeping, of the media type `kind`. It is sent to its end also where it is deleted meanwhile.
+async def send(
+    request: web.Request,
+    path: Path,
+    kind: str,
+    *,
+    idle: float = _IDLE,
+    headers: Mapping[str, str] | None = None,
+    inline: bool = False,
+) -> web.StreamResponse:
+    """Send a file of the media type `kind`, for keeping unless `inline`, to its end even if it is deleted meanwhile.
 
     `idle` is how long (seconds) a client may take for a piece of it. NotFoundError, RangeError.
     """
@@ -70,7 +78,8 @@ async def send(request: web.Request, path: Path, kind: str, *, idle: float = _ID
     except OSError as error:
         raise NotFoundError(f"'{path.name}' cannot be read: {error.strerror}") from error
     try:
-        response, part = _head(request, path.name, kind, os.fstat(file))
+        response, part = _head(request, None if inline else path.name, kind, os.fstat(file))
+        response.headers.update(headers or {})
         request[STREAMED] = True
         await _write(request, response, file, part, idle)
         return response
@@ -86,7 +95,7 @@ def _open(path: Path) -> int:
     return file
 
 
-def _head(request: web.Request, name: str, kind: str, found: os.stat_result) -> tuple[web.StreamResponse, Span]:
+def _head(request: web.Request, name: str | None, kind: str, found: os.stat_result) -> tuple[web.StreamResponse, Span]:
     whole = Span(0, found.st_size)
     etag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
     changed_at = datetime.fromtimestamp(int(found.st_mtime), UTC)
@@ -102,7 +111,9 @@ def _head(request: web.Request, name: str, kind: str, found: os.stat_result) -> 
             raise
     if part is not None:
         headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{found.st_size}"
-    headers |= {"Content-Type": kind, "Content-Disposition": f'attachment; filename="{name}"'}
+    headers["Content-Type"] = kind
+    if name is not None:
+        headers["Content-Disposition"] = f'attachment; filename="{name}"'
     response = web.StreamResponse(status=200 if part is None else 206, headers=headers)
     response.last_modified = changed_at
     part = part or whole
@@ -118,7 +129,7 @@ def _is_known(headers: Mapping[str, str], etag: str) -> bool:
 async def _write(request: web.Request, response: web.StreamResponse, file: int, part: Span, idle: float) -> None:
     try:
         await response.prepare(request)
-        at = part.start
+        at = part.end if request.method == "HEAD" else part.start
         while at < part.end:
             data = await asyncio.to_thread(os.pread, file, min(_CHUNK, part.end - at), at)
             if not data:

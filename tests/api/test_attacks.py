@@ -1,16 +1,13 @@
 """Who knocks at the door: what it leaves in the account of changes, and what it may hold of homed's memory."""
 
-import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
 from homed.access.scopes import Principal, Scope
-from homed.api import front
 from homed.api.access import keys as access_routes
 from homed.api.homei.services import _Resource
 from homed.api.listeners import Listeners
@@ -52,40 +49,8 @@ def test_a_neighbour_that_is_routed_to_loopback_is_not_local(peer: str, trusted:
     class Transport:
         get_extra_info = staticmethod(names.get)
 
-    request = SimpleNamespace(transport=Transport())
+    request = SimpleNamespace(transport=Transport(), protocol=None)
     assert listeners.locate(cast(web.Request, request)).trusted is trusted
-
-
-async def test_a_long_answer_that_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "_SEND_DEADLINE", 0.1)
-    aborted = asyncio.Event()
-
-    class Stuck(web.Response):
-        async def prepare(self, request: Any) -> None:
-            await asyncio.sleep(60)
-
-    body = b"x" * (front._LONG + 1)
-    request = SimpleNamespace(transport=SimpleNamespace(abort=aborted.set))
-    await front._send_long(cast(web.Request, request), Stuck(body=body), body)
-    assert aborted.is_set()
-
-
-async def test_a_long_answer_is_whole_and_the_connection_goes_on() -> None:
-    body = bytes(range(256)) * 16_384
-
-    async def long(request: web.Request) -> web.Response:
-        response = web.Response(body=body)
-        await front._send_long(request, response, body)
-        return response
-
-    app = web.Application()
-    app.router.add_get("/", long)
-    async with TestClient(TestServer(app)) as client:
-        for _ in range(2):
-            async with client.get("/") as answer:
-                assert await answer.read() == body
-        async with client.head("/") as answer:
-            assert answer.content_length == len(body)
 
 
 async def test_a_restart_that_goes_on_is_not_said_to_be_done() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -599,3 +600,61 @@ async def test_bytes_that_are_no_text_are_the_clients_error(server: Server, line
     assert 400 <= _status(head) < 500 or b'"\xef\xbf\xbd"' in body, answer
     shown: Any = json.loads(body) if b"application/json" in head else {}
     assert not isinstance(shown, dict) or "error" in shown or b"text/" in head
+
+
+async def test_a_slash_at_the_end_of_a_path_changes_nothing(server: Server) -> None:
+    async with server.request("GET", "/things/a/") as answer:
+        assert (answer.status, (await answer.json())["name"]) == (200, "a")
+    async with server.request("GET", "/things/?limit=3&tag=a") as answer:
+        assert await answer.json() == [3, "a"]
+    async with server.request("POST", "/things/", json={"name": "a", "count": 2.0}) as answer:
+        assert (answer.status, await answer.json()) == (201, {"name": "a", "count": 2})
+    async with server.request("PUT", "/things/") as answer:
+        assert answer.status == 405
+        assert answer.headers["Allow"] == "GET, HEAD, POST, OPTIONS"
+    for path in ("/things//", "//", "/nothing/", "/things/a/b/"):
+        async with server.request("GET", path) as answer:
+            assert (answer.status, await code_of(answer)) == (404, "NOT_FOUND")
+
+
+async def test_a_byte_order_mark_before_json_is_passed_over(server: Server) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with server.request("POST", "/things", data=b'\xef\xbb\xbf{"name": "a"}', headers=headers) as answer:
+        assert answer.status == 201
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [";" * 8000, "application/json" + ";a=b" * 1500, "application/json; a=" + "(" * 8000, "=?utf-8?q?a?= " * 500],
+)
+async def test_a_media_type_of_any_kind_costs_little(server: Server, kind: str) -> None:
+    async with server.request("POST", "/things", data=b'{"name": "a"}', headers={"Content-Type": kind}) as warm:
+        await warm.read()
+    before = time.thread_time()
+    async with server.request("POST", "/things", data=b'{"name": "a"}', headers={"Content-Type": kind}) as answer:
+        assert answer.status == (201 if kind.startswith("application/json") else 415)
+    assert time.thread_time() - before < 0.1
+
+
+async def test_bodies_share_a_budget_and_who_finds_no_room_is_told_when_to_come_again(server: Server) -> None:
+    """Unfinished bodies of one client hold half of it at most; its others are refused before they are read."""
+    server.set_config(config(body_limit=4 << 20, memory_budget=8 << 20))
+    head = b"POST /things HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    writers = []
+    for _ in range(4):
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head % (1 << 20) + b'{"name": "')
+        await writer.drain()
+        writers.append(writer)
+    await asyncio.sleep(0.2)
+    answer = await raw(server.port, head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % (1 << 20))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"MEMORY_BUDGET" in answer
+    assert b"Retry-After: 1\r\n" in answer
+    async with server.request("POST", "/things", json={"name": "a"}) as small:
+        assert small.status == 201
+    for writer in writers:
+        writer.close()
+    await asyncio.sleep(0.2)
+    async with server.request("POST", "/things", json={"name": "a" * (1 << 19)}) as long:
+        assert long.status == 400

@@ -208,7 +208,6 @@ class _Resource:
         """Older agents send all of the output with it, so it may be longer than other bodies: then one at a time."""
         is_long = request.content_length is None or request.content_length > _LONG_REPORT
         async with self._long_reports if is_long else nullcontext():
-            await decode.ask_for_body(request)
             data = await decode.read_body(request, _LONGEST_REPORT)
             decode.check_json(request)
             return await asyncio.to_thread(validation.decode_json, data, Reporting)

@@ -9,6 +9,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from homed.access.scopes import Scope
+from homed.api import transfers
 from homed.api.routes import Call, Handler, Route
 from homed.clock import now
 from homed.errors import FieldError, NotFoundError, ValidationError
@@ -222,7 +223,7 @@ class _Resource:
         path = self._updater.desk.journal_of(update)
         if not update.has_journal:
             raise NotFoundError(f"no journal of update {update.id} was kept", code="JOURNAL_NOT_FOUND")
-        return web.FileResponse(path, headers={"Content-Type": "text/plain; charset=utf-8"})
+        return await transfers.send(call.request, path, "text/plain; charset=utf-8", inline=True)
 
     def _shown(self, update: Update) -> UpdateShown:
         desk = self._updater.desk

@@ -17,7 +17,7 @@ from homed.jobs.output.order import Stream
 from homed.jobs.output.output import Output
 from homed.jobs.records import Job
 
-_CHUNK = 256 * 1024
+_CHUNK = 32 * 1024
 _WRITE_DEADLINE = 30.0
 
 
@@ -166,6 +166,8 @@ async def _send(call: Call, headers: dict[str, str], pieces: AsyncIterator[bytes
     request = call.request
     response = web.StreamResponse(headers=headers)
     request[STREAMED] = True
+    if request.method == "HEAD":
+        return response
     try:
         await response.prepare(request)
         async for piece in pieces:
