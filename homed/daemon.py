@@ -281,7 +281,9 @@ class Daemon:
         self.metrics.scraped(lambda: parts.gauges(self.updates))
         self.metrics.scraped(self.backups.gauges)
         self.metrics.scraped(self.jobs.gauges)
-        self._tls = certificates.context(self._config.api.tls, self._state)
+        self._tls = certificates.context(self._config.api.tls, self._state, self._config.api.hosts)
+        if self._tls is not None:
+            self._spawn("certificate", certificates.renew(self._tls, lambda: self._config.api, self._state))
         self.reconciler.start()
         self._spawn("view", self.view.run())
         self._spawn("stats", self.stats.run())
@@ -356,7 +358,7 @@ class Daemon:
         try:
             restart = await asyncio.get_running_loop().run_in_executor(self._host_threads, self._settings.reload)
             if self._tls is not None:
-                certificates.load(self._tls, self._config.api.tls, self._state)
+                certificates.load(self._tls, self._config.api.tls, self._state, self._config.api.hosts)
             self._settings.apply()
             await self.keys.load()
             log.info("Configuration reloaded; needs a restart: %s", ", ".join(restart) or "nothing")

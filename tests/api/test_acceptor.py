@@ -6,8 +6,10 @@ import gc
 import json
 import logging
 import os
+import re
 import socket
 import ssl
+import subprocess
 import time
 from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +25,7 @@ from homed.api.protocol import REFUSAL
 from homed.config import Api as ApiConfig
 from homed.config import Config, Monitoring, Tls
 from homed.errors import HomedError
+from tests.boards.rig.cache import REPOSITORY
 from tests.support.api import Api
 from tests.support.homed import Homed, free_port
 from tests.support.sockets import Follower
@@ -138,17 +141,30 @@ def test_on_the_board_itself_both_http_and_https_are_answered(served: Homed) -> 
     assert served.api.post("/api/v1/auth/token", {}, headers=own).code == "ORIGIN_NOT_ALLOWED"
 
 
-def test_a_loopback_listener_with_tls_needs_no_key_by_http_either(tmp_path: Path) -> None:
-    """Each `curl localhost:8080/…` of docs/board.md goes on working when TLS is switched on."""
+def test_each_curl_of_the_boards_page_works_on_a_loopback_listener_with_tls(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "board.md").read_text(encoding="utf-8")
+    lines = re.findall(r"`curl (localhost:8080\S*)`", page)
+    root = re.findall(r"`curl --unix-socket /var/lib/homed/control.sock (\S+)`", page)
+    assert len(lines) > 3 and len(root) == 1
     homed = Homed(**without_engine(tmp_path))  # type: ignore[arg-type]
     homed.tables["api.tls"] = {"enabled": True}
     homed.write_config()
     with homed:
-        assert homed.api.tls is None
-        for path in ("/health", "/api/v1/services", "/api/v1/audit", "/metrics"):
-            assert homed.api.get(path).status == 200, path
+        asked = [line.replace("localhost:8080", f"127.0.0.1:{homed.port}") for line in lines]
+        certificate = homed.state / "tls" / "certificate.pem"
+        socket_path = homed.state / "control.sock"
+        for arguments in (
+            *([one] for one in asked),
+            *(["--cacert", certificate, f"https://{one}"] for one in asked),
+            *(["--unix-socket", socket_path, one] for one in root),
+        ):
+            command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*", *arguments]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            assert said.returncode == 0, (arguments, said.stderr)
+            assert said.stdout in ("200", "404", "503"), (arguments, said.stdout)  # no such service; no engine
         homed.stop()
     assert f"https://127.0.0.1:{homed.port}" in homed.log
+    assert f"TLS certificate {certificate}: SHA-256 " in homed.log
 
 
 class Small(Homed):
