@@ -8,10 +8,13 @@ from typing import ClassVar, NamedTuple
 
 
 class HomedError(Exception):
-    """The root. `code` is stable: clients compare it; `message` is for people."""
+    """The root. `code` is stable: clients compare it; `message` is for people. `retry_after` says in how many seconds
+    trying again makes sense; 0: nobody knows.
+    """
 
     code: str = "INTERNAL_ERROR"
     status: ClassVar[int] = 500
+    retry_after: ClassVar[int] = 0
     grpc: ClassVar[str] = "INTERNAL"
 
     def __init__(self, message: str, *, code: str | None = None, details: Mapping[str, object] | None = None):
@@ -176,6 +179,7 @@ class BusyError(HomedError):
     code = "TOO_BUSY"
     status = 503
     grpc = "UNAVAILABLE"
+    retry_after = 1
 
 
 class StoreError(HomedError):
@@ -307,7 +311,15 @@ class JobLimitError(JobError):
 
     code = "QUEUE_FULL"
     status = 503
+    retry_after = 10
     grpc = "RESOURCE_EXHAUSTED"
+
+
+class JobSpaceError(JobLimitError):
+    """The jobs that have not ended take as many bytes as they may."""
+
+    code = "QUEUE_SPACE"
+    status = 507
 
 
 class HostError(HomedError):

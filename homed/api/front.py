@@ -21,7 +21,6 @@ from homed.api.origin import Origin, check_connection
 from homed.api.routes import HEADERS, STREAMED, Call, Family, Route, family_of
 from homed.config import Config, Limits
 from homed.errors import (
-    BusyError,
     ForbiddenError,
     HomedError,
     MethodNotAllowedError,
@@ -305,8 +304,8 @@ class Front:
         assert family is not None
         if isinstance(error, UnauthorizedError):
             request[HEADERS]["WWW-Authenticate"] = "Bearer"
-        if isinstance(error, BusyError):
-            request[HEADERS].setdefault("Retry-After", "1")
+        if error.retry_after:
+            request[HEADERS].setdefault("Retry-After", str(error.retry_after))
         try:
             body = msgspec.json.encode(family.error(error, request_id))
         except UnicodeEncodeError:  # a header or path that is not text was to be quoted

@@ -44,7 +44,9 @@ class JobLimits(Section, frozen=True):
 
 
 class JobKeeping(Section, frozen=True):
-    """What is kept of finished jobs: the newest `count`, none older than `days`, and `size` bytes of output."""
+    """What is kept of finished jobs: the newest `count`, none older than `days`, and `size` bytes of all that
+    they take: records, payloads, scripts, results and output.
+    """
 
     days: Annotated[float, Meta(gt=0, le=36_500)] = 30
     count: Count = 10_000
@@ -86,7 +88,8 @@ class JobWorkers(Section, frozen=True):
 class Jobs(Section, frozen=True):
     """`users` are those as which a job may ask to run; without one it runs as `user`, and where that is empty as a user
     of its own that systemd makes for it. `slots` are how many run on this board at once. `ageing` is how many seconds
-    of waiting weigh as much as one step of priority.
+    of waiting weigh as much as one step of priority. `queue` is how many may wait, `queue_bytes` how much all that have
+    not ended may take in the store, `work_limit` what one may be given: its script or payload, and its metadata.
     """
 
     enabled: bool = True
@@ -95,6 +98,8 @@ class Jobs(Section, frozen=True):
     users: tuple[_UserName, ...] = ()
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 32
     queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    queue_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 256 << 20
+    work_limit: Annotated[int, Meta(ge=1024, le=16 << 20)] = 1 << 20
     ageing: Annotated[float, Meta(ge=1, le=86_400)] = 120
     retry_delay: Annotated[float, Meta(ge=0, le=3600)] = 2
     timeout: Annotated[float, Meta(ge=1, le=31_536_000)] = 300

@@ -19,10 +19,11 @@ from homed.errors import (
     InactiveHostError,
     JobConflictError,
     JobLimitError,
+    JobSpaceError,
     NotFoundError,
     ValidationError,
 )
-from homed.jobs import placement
+from homed.jobs import contents, placement
 from homed.jobs.claims import Claims
 from homed.jobs.following import Following, Item
 from homed.jobs.ledger import Ledger
@@ -39,6 +40,14 @@ from homed.store.base import RevisionError
 
 _NAMESPACE = uuid.UUID("8f7c2c64-6a1d-4c6e-9a55-0d9a4f6f9a31")
 _RETRIED = frozenset({State.FAILED, State.TIMED_OUT, State.CANCELLED})
+# Linux takes so many bytes, with a zero byte at their end, as one argument of a program: a line for a shell is one.
+_MAX_LINE_BYTES = (128 << 10) - 1
+_MAX_REQUIREMENTS_BYTES = 2048
+_MAX_ADDRESS_CHARACTERS = 2048
+# What a record takes beside its content.
+_RECORD_BYTES = 1024
+# Jobs that are listed have all of their work up to so many bytes, and its beginning beyond that.
+_MAX_LISTED_BYTES = 8192
 
 
 class Host(Protocol):
@@ -75,19 +84,21 @@ class Jobs:
         self._hosts = hosts
         self._config = config
         self._following = Following(ledger, outputs)
+        self._coming = 0
+        self._coming_bytes = 0
 
     async def submit(self, new: NewJob) -> Job:
         """Durable when it returns. A second one with the same key is the first. ForbiddenError (JOBS_DISABLED),
-        ValidationError, JobLimitError (QUEUE_FULL), NotFoundError (HOST_NOT_FOUND), InactiveHostError, JobConflictError
-        (KEY_REUSED).
+        ValidationError, JobLimitError (QUEUE_FULL), JobSpaceError (QUEUE_SPACE), NotFoundError (HOST_NOT_FOUND),
+        InactiveHostError, JobConflictError (KEY_REUSED).
         """
         config = self._config()
         new = checked(new, config)
         if new.key and (first := await self._known(new)) is not None:
             return first  # also where no more would be taken
         self._require_active(new.host)
-        if len(self._scheduler.queue) >= config.queue:
-            raise JobLimitError(f"{config.queue} jobs wait already: see jobs.queue")
+        size = _size(new, config.work_limit)
+        self._require_room(size, config)
         at = now()
         job = Job(
             id=_id(new),
@@ -107,21 +118,39 @@ class Jobs:
             created_at=at,
             updated_at=at,
         )
+        job = advance(job, State.QUEUED, at)
+        self._coming += 1
+        self._coming_bytes += size
         try:
-            job = await self._ledger.add(advance(job, State.QUEUED, at))
+            light = await self._ledger.add(job)
         except RevisionError:
             # Another one with this key came at the same time.
             first = await self._known(new) if new.key else None
             if first is None:
                 raise
             return first
-        self._scheduler.enqueue(job)
+        finally:
+            self._coming -= 1
+            self._coming_bytes -= size
+        self._scheduler.enqueue(light)
         return job
+
+    def _require_room(self, size: int, config: Config) -> None:
+        """Those that are just being written down count. JobLimitError (QUEUE_FULL), JobSpaceError (QUEUE_SPACE)."""
+        waiting, unfinished = self._ledger.waiting + self._coming, self._ledger.unfinished + self._coming
+        if waiting >= config.queue or unfinished >= 2 * config.queue:
+            raise JobLimitError(f"{config.queue} jobs wait already: see jobs.queue")
+        taken = self._ledger.unfinished_bytes + self._coming_bytes
+        if taken + size > config.queue_bytes:
+            raise JobSpaceError(
+                f"the jobs that have not ended take {taken} bytes, and this one would take {size} more: all may take "
+                f"{config.queue_bytes} (see jobs.queue_bytes)"
+            )
 
     async def _known(self, new: NewJob) -> Job | None:
         """The job that was made with this key. JobConflictError (KEY_REUSED)."""
         try:
-            first = await self._ledger.get(_id(new))
+            first = await self.get(_id(new))
         except NotFoundError:
             return None
         if first.key != _digest(new):
@@ -133,13 +162,23 @@ class Jobs:
             raise InactiveHostError([FieldError("server_id", "is a host that is not active")])
 
     async def get(self, id: str) -> Job:
-        """NotFoundError (JOB_NOT_FOUND)."""
+        """A job with all of its content. NotFoundError (JOB_NOT_FOUND)."""
+        return await self._ledger.whole(await self._ledger.get(id))
+
+    async def look(self, id: str) -> Job:
+        """A job, perhaps without the large part of its content. NotFoundError (JOB_NOT_FOUND)."""
         return await self._ledger.get(id)
 
+    async def whole(self, job: Job) -> Job:
+        """The same job with all of its content. NotFoundError (JOB_NOT_FOUND), if it was removed meanwhile."""
+        return await self._ledger.whole(job)
+
     async def page(self, query: Query) -> Page:
+        """Of a large work the jobs on a page have the beginning."""
         ids, total = await self._listing.page(query)
         found = await self._ledger.many(ids)
-        return Page([job for id in ids if (job := found.get(id)) is not None], total)
+        jobs = [job for id in ids if (job := found.get(id)) is not None]
+        return Page(await self._ledger.with_small(jobs, _MAX_LISTED_BYTES), total)
 
     async def cancel(self, id: str, why: str = "") -> Job:
         """Returns when it is asked for; what waits has ended then. JobConflictError (JOB_ENDED)."""
@@ -149,7 +188,9 @@ class Jobs:
         return await self._scheduler.end(id, State.CANCELLED, why or "it was cancelled")
 
     async def retry(self, id: str) -> Job:
-        """Once more, as the same job. JobConflictError (CANNOT_RETRY) unless it failed or was ended before its end."""
+        """Once more, as the same job. JobConflictError (CANNOT_RETRY) unless it failed or was ended before its end;
+        JobLimitError (QUEUE_FULL), JobSpaceError (QUEUE_SPACE).
+        """
 
         def decide(job: Job, revision: int) -> Job:
             if job.state not in _RETRIED:
@@ -161,6 +202,8 @@ class Jobs:
 
         job = await self._ledger.get(id)
         self._require_active(job.host)
+        if job.state in _RETRIED:
+            self._require_room(job.beside.work + _RECORD_BYTES, self._config())
         job = await self._ledger.change(id, decide)
         self._scheduler.enqueue(job)
         return job
@@ -212,7 +255,7 @@ def checked(new: NewJob, config: Config) -> NewJob:
     """The job as it may be done here. ForbiddenError (JOBS_DISABLED), ValidationError."""
     if not config.enabled:
         raise ForbiddenError("this board runs no jobs: see jobs.enabled", code="JOBS_DISABLED")
-    errors: list[FieldError] = []
+    errors = _bounds_errors(new)
     if new.timeout is not None and not 0 < new.timeout <= config.longest:
         errors.append(FieldError("timeout", f"must be more than 0 and at most {config.longest:g} s: see jobs.longest"))
     if new.user and new.user not in config.users:
@@ -222,14 +265,46 @@ def checked(new: NewJob, config: Config) -> NewJob:
             errors += _text_errors("script" if isinstance(new.work, Script) else "command", text)
             if isinstance(new.work, Command):
                 errors += _text_errors("args", new.work.args, needed=False)
+                if new.host is None:  # over SSH a long line goes as a file
+                    errors += _line_errors("command", new.work.line)
             if isinstance(new.work, Script):
                 errors += _text_errors("shell", new.work.shell)
+            if isinstance(new.work, Archive):
+                errors += _line_errors("command", text)
         case Task(type=kind, payload=payload):
             work = Task(kind, types.check(kind, payload, config.task_types))
             new = msgspec.structs.replace(new, work=work)
     if errors:
         raise ValidationError(errors)
     return new
+
+
+def _size(new: NewJob, limit: int) -> int:
+    """How many bytes the new job takes in the store. ValidationError if its content is larger than it may be."""
+    size = contents.size(new.work, new.metadata)
+    if size > limit:
+        field = {Script: "script", Task: "payload"}.get(type(new.work), "command")
+        said = f"takes {size} bytes with the metadata, and may take {limit}: see jobs.work_limit"
+        raise ValidationError([FieldError(field, said)])
+    return size + _RECORD_BYTES
+
+
+def _bounds_errors(new: NewJob) -> list[FieldError]:
+    """What is held of each job that waits must be small."""
+    errors = []
+    if len(msgspec.json.encode(new.requirements)) > _MAX_REQUIREMENTS_BYTES:
+        errors.append(FieldError("requirements", f"must take at most {_MAX_REQUIREMENTS_BYTES} bytes"))
+    if isinstance(new.work, Archive) and len(new.work.url) + len(new.work.filename) > _MAX_ADDRESS_CHARACTERS:
+        errors.append(FieldError("fileUrl", f"must have at most {_MAX_ADDRESS_CHARACTERS} characters with the name"))
+    if isinstance(new.work, Script) and len(new.work.shell) > _MAX_ADDRESS_CHARACTERS:
+        errors.append(FieldError("shell", f"must have at most {_MAX_ADDRESS_CHARACTERS} characters"))
+    return errors
+
+
+def _line_errors(field: str, line: str) -> list[FieldError]:
+    if len(line) * 4 <= _MAX_LINE_BYTES or len(line.encode(errors="replace")) <= _MAX_LINE_BYTES:
+        return []
+    return [FieldError(field, f"must have at most {_MAX_LINE_BYTES} bytes: no program can be given more at once")]
 
 
 def _text_errors(field: str, text: str, *, needed: bool = True) -> list[FieldError]:

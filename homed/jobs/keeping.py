@@ -16,6 +16,8 @@ from homed.jobs.retention import Finished, retain
 log = logging.getLogger(__name__)
 _EVERY = 60.0
 _BATCH = 500
+_SPARE_BYTES = 16 << 20
+_BETWEEN_STEPS = 0.05
 
 
 class Keeping:
@@ -36,12 +38,23 @@ class Keeping:
             try:
                 if await self.sweep():
                     continue
+                await self.give_back()
             except HomedError as error:
                 log.warning("Finished jobs cannot be removed: %s", error.message)
             self._woken.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY):
                     await self._woken.wait()
+
+    async def give_back(self) -> None:
+        """Return the space of what was forgotten to the disk, in steps between which others write.
+
+        Some is kept: the next jobs take it again.
+        """
+        left = await self._ledger.give_back(_SPARE_BYTES)
+        while left > _SPARE_BYTES:
+            await asyncio.sleep(_BETWEEN_STEPS)
+            left = await self._ledger.give_back(_SPARE_BYTES)
 
     async def sweep(self) -> int:
         """Remove some of those that are to go. Returns how many."""

@@ -52,6 +52,8 @@ class Launch(NamedTuple):
 
 def launch(job: Job, place: Place, config: Config) -> Launch:
     """JobError SHELL_NOT_FOUND where a script's interpreter is not there, JOB_NOT_STARTED for what cannot be run."""
+    if job.beside.work:
+        raise JobError(f"the content of job '{job.id}' was not read", code="JOB_NOT_STARTED")
     environment = {
         "HOMED_JOB_ID": job.id,
         "HOMED_JOB_ATTEMPT": str(job.attempt),

@@ -1,25 +1,40 @@
-"""The jobs of this board in the store: every change is a compare-and-set, told as an event once it is durable."""
+"""The jobs of this board in the store: every change is a compare-and-set, told as an event once it is durable.
+
+What is held of a job is what scheduling needs. Its content, if it is large, is read from the store by `whole`.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from typing import Protocol
 
-from homed.errors import NotFoundError
+import msgspec
+
+from homed.errors import JobError, NotFoundError
 from homed.events import Events
-from homed.jobs import records
-from homed.jobs.records import BUCKET, Job
-from homed.store.base import RevisionError, Store
+from homed.jobs import contents, records
+from homed.jobs.budget import Budget
+from homed.jobs.records import BUCKET, Job, State
+from homed.store import base
+from homed.store.base import PAGE_BYTES, Change, Record, RevisionError, Store
 
 log = logging.getLogger(__name__)
-_PAGE = 500
 _TRIES = 20
+_WAITING = (State.PENDING, State.QUEUED)
+_VACUUM_STEP_BYTES = 4 << 20
+_NO_LIMIT = 1 << 60
+# Content that is being handed to runners, in memory; each has it as JSON, as objects, and as what it sends on.
+_CONTENT_BYTES = 8 << 20
+_COPIES = 4
 
 
 class Index(Protocol):
     """What lists are answered from: it follows the records."""
 
-    def put(self, job: Job) -> None: ...
+    def put(self, job: Job, stored: int) -> None:
+        """`stored` is how many bytes the job takes in the store."""
+        ...
 
     def drop(self, ids: Sequence[str]) -> None: ...
 
@@ -29,50 +44,75 @@ class Index(Protocol):
 
 
 class Entry:
-    """A job that has not ended, or is being looked at: `changed` is set with each change, and replaced by a new one."""
+    """A job that has not ended, or is being looked at: `changed` is set with each change, and replaced by a new one.
 
-    __slots__ = ("changed", "job", "lock", "revision")
+    `stored` is how many bytes it takes in the store. `inside`: its large content lies in its record, as an older homed
+    has written it; the next change puts it beside.
+    """
 
-    def __init__(self, job: Job, revision: int):
+    __slots__ = ("changed", "inside", "job", "lock", "revision", "stored")
+
+    def __init__(self, job: Job, revision: int, stored: int = 0, *, inside: bool = False):
         self.job = job
         self.revision = revision
+        self.stored = stored
+        self.inside = inside
         self.lock = asyncio.Lock()
         self.changed = asyncio.Event()
 
-    def tell(self, job: Job, revision: int) -> None:
-        self.job, self.revision = job, revision
+    def tell(self, job: Job, revision: int, stored: int = 0, *, inside: bool = False) -> None:
+        self.job, self.revision, self.stored, self.inside = job, revision, stored, inside
         self.changed.set()
         self.changed = asyncio.Event()
 
 
 class Ledger:
-    """Jobs that have not ended are held in memory; those that have are read from the store."""
+    """Jobs that have not ended are held in memory; those that have are read from the store.
+
+    Every job that is given out may lack the large part of its content (`Job.beside`): see `whole`.
+    """
 
     def __init__(self, store: Store, events: Events, index: Index):
         self._store = store
         self._events = events
         self._index = index
         self._entries: dict[str, Entry] = {}
+        self._budget = Budget(_CONTENT_BYTES)
+        self._moving = asyncio.Semaphore(2)
+        self._bytes = 0
+        self._waiting = 0
 
     async def load(self) -> set[str]:
         """Read every record; returns the ids. One that cannot be read is left where it is, and said so."""
         known: set[str] = set()
-        after = ""
-        while page := await self._store.list(BUCKET, after=after, limit=_PAGE):
+        async for page in base.pages(self._store, BUCKET):
             for record in page:
                 known.add(record.key)
                 try:
-                    job = records.decode(record.value)
+                    entry = _entry(record)
                 except ValueError as error:
                     log.error("The record of job %s cannot be read: %s", record.key, error)  # noqa: TRY400
                     continue
-                self._index.put(job)
-                if not job.ended:
-                    self._entries[job.id] = Entry(job, record.revision)
-            after = page[-1].key
+                self._index.put(entry.job, entry.stored)
+                self._hold(entry)
             # They would all be held until then.
             await self._index.settle()
         return known
+
+    @property
+    def unfinished(self) -> int:
+        """How many jobs have not ended."""
+        return len(self._entries)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a node, or for their next try."""
+        return self._waiting
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """How much the jobs that have not ended take in the store."""
+        return self._bytes
 
     def active(self) -> list[Job]:
         """Those that have not ended."""
@@ -97,10 +137,67 @@ class Ledger:
                 missing.append(id)
             else:
                 found[id] = entry.job
-        for record in await asyncio.gather(*(self._store.get(BUCKET, id) for id in missing)):
-            if record is not None:
-                found[record.key] = records.decode(record.value)
+        while missing:
+            page, looked_at = await self._store.get_all(BUCKET, missing, PAGE_BYTES)
+            found |= {record.key: contents.read(record.value)[0] for record in page}
+            missing = missing[looked_at:]
         return found
+
+    async def whole(self, job: Job) -> Job:
+        """The job with all of its content; the data of its result is JSON then (`msgspec.Raw`), if it is large.
+
+        NotFoundError (JOB_NOT_FOUND), if it was removed meanwhile.
+        """
+        if not job.beside.work and not job.beside.data:
+            return job
+        keys = [contents.work_key(job.id)] if job.beside.work else []
+        keys += [contents.data_key(job.id, job.attempt)] if job.beside.data else []
+        found, _ = await self._store.get_all(contents.BUCKET, keys, _NO_LIMIT)
+        values = {record.key: record.value for record in found}
+        if len(values) < len(keys):
+            return await self._read_whole(job)
+        return contents.join(
+            job, values.get(contents.work_key(job.id)), values.get(contents.data_key(job.id, job.attempt))
+        )
+
+    @asynccontextmanager
+    async def content(self, job: Job) -> AsyncIterator[Job]:
+        """As `whole`, for who runs it: what all runners hold at once is bounded."""
+        if not job.beside.work and not job.beside.data:
+            yield job
+            return
+        async with self._budget.held(_COPIES * (job.beside.work + job.beside.data)):
+            yield await self.whole(job)
+
+    async def with_small(self, jobs: Sequence[Job], max_bytes: int) -> list[Job]:
+        """The jobs, with the whole work of those of which it has at most `max_bytes`. For lists."""
+        asked = [contents.work_key(job.id) for job in jobs if 0 < job.beside.work <= max_bytes]
+        values: dict[str, bytes] = {}
+        while asked:
+            page, looked_at = await self._store.get_all(contents.BUCKET, asked, PAGE_BYTES)
+            values |= {record.key: record.value for record in page}
+            asked = asked[looked_at:]
+        return [
+            contents.join(job, values[key], None) if (key := contents.work_key(job.id)) in values else job
+            for job in jobs
+        ]
+
+    async def _read_whole(self, job: Job) -> Job:
+        """A job that was changed meanwhile, or that lies wholly in its record: an older homed has written it."""
+        for _ in range(_TRIES):
+            record = await self._store.get(BUCKET, job.id)
+            if record is None:
+                raise NotFoundError(f"Job '{job.id[:64]}' not found", code="JOB_NOT_FOUND")
+            stored = records.decode(record.value)
+            keys = [contents.work_key(job.id)] if stored.beside.work else []
+            keys += [contents.data_key(job.id, stored.attempt)] if stored.beside.data else []
+            found, _ = await self._store.get_all(contents.BUCKET, keys, _NO_LIMIT)
+            if len(found) == len(keys):
+                values = {record.key: record.value for record in found}
+                return contents.join(
+                    stored, values.get(contents.work_key(job.id)), values.get(contents.data_key(job.id, stored.attempt))
+                )
+        raise JobError(f"the content of job '{job.id}' is missing in the store", code="JOB_CONTENT_MISSING")
 
     async def entry(self, id: str) -> Entry:
         """For who waits for its changes. NotFoundError (JOB_NOT_FOUND)."""
@@ -111,15 +208,23 @@ class Ledger:
         if record is None:
             raise NotFoundError(f"Job '{id[:64]}' not found", code="JOB_NOT_FOUND")
         # It may have been taken up again meanwhile.
-        return self._entries.get(id) or Entry(records.decode(record.value), record.revision)
+        return self._entries.get(id) or _entry(record)
 
     async def add(self, job: Job) -> Job:
         """RevisionError where there is one of this id already."""
-        revision = await self._store.put(BUCKET, job.id, records.encode(job), 0)
-        self._entries[job.id] = Entry(job, revision)
-        self._index.put(job)
-        self._publish(job)
-        return job
+        light, work, data = contents.split(job)
+        value = records.encode(light)
+        changes = [Change(BUCKET, job.id, value, 0)]
+        if work is not None:
+            changes.append(Change(contents.BUCKET, contents.work_key(job.id), work))
+        if data is not None:
+            changes.append(Change(contents.BUCKET, contents.data_key(job.id, job.attempt), data))
+        revision = (await self._store.write(changes))[0]
+        entry = Entry(light, revision, _stored(light, value), inside=False)
+        self._hold(entry)
+        self._index.put(light, entry.stored)
+        self._publish(light)
+        return light
 
     async def change(self, id: str, decide: Callable[[Job, int], Job]) -> Job:
         """Write what `decide` makes of the job and its record's revision; asked again where somebody else was first.
@@ -134,50 +239,121 @@ class Ledger:
                 if job is before:
                     return job
                 try:
-                    revision = await self._store.put(BUCKET, id, records.encode(job), entry.revision)
+                    # What an older homed has left inside its record is moved: not all of it at once.
+                    async with self._moving if entry.inside else nullcontext():
+                        job, beside = await self._split(entry, job)
+                        value = records.encode(job)
+                        revision = (await self._store.write([Change(BUCKET, id, value, entry.revision), *beside]))[0]
                 except RevisionError:
                     if not tries_left:
                         raise
                     await self._read_again(entry)
                     continue
-                self._took(entry, job, revision, before)
+                self._took(entry, job, revision, _stored(job, value))
                 break
         return entry.job
+
+    async def _split(self, entry: Entry, job: Job) -> tuple[Job, list[Change]]:
+        """The changed job without what is to lie beside its record, and the changes of that. RevisionError."""
+        before, id = entry.job, job.id
+        changes: list[Change] = []
+        if entry.inside:
+            job, changes = await self._put_beside(entry, job)
+        if job.result is not before.result:
+            if before.beside.data:
+                changes.append(Change(contents.BUCKET, contents.data_key(id, before.attempt), None))
+                job = msgspec.structs.replace(job, beside=msgspec.structs.replace(job.beside, data=0))
+            job, data = contents.split_data(job)
+            if data is not None:
+                changes.append(Change(contents.BUCKET, contents.data_key(id, job.attempt), data))
+        return job, changes
+
+    async def _put_beside(self, entry: Entry, job: Job) -> tuple[Job, list[Change]]:
+        """What an older homed has left inside its record."""
+        record = await self._store.get(BUCKET, job.id)
+        if record is None or record.revision != entry.revision:
+            raise RevisionError(f"job '{job.id}' was changed in the meantime: read it again")
+        light, work, data = contents.split_record(record.value)
+        changes = []
+        if work is not None:
+            changes.append(Change(contents.BUCKET, contents.work_key(job.id), work))
+        if data is not None:
+            changes.append(Change(contents.BUCKET, contents.data_key(job.id, light.attempt), data))
+        return msgspec.structs.replace(
+            job, work=light.work, metadata=light.metadata, beside=light.beside,
+            result=light.result if job.result is entry.job.result else job.result,
+        ), changes  # fmt: skip
 
     async def _read_again(self, entry: Entry) -> None:
         record = await self._store.get(BUCKET, entry.job.id)
         if record is None:
             raise NotFoundError(f"Job '{entry.job.id}' not found", code="JOB_NOT_FOUND")
-        entry.tell(records.decode(record.value), record.revision)
+        found = _entry(record)
+        held = self._entries.get(entry.job.id) is entry
+        if held:
+            self._let_go(entry)
+        entry.tell(found.job, found.revision, found.stored, inside=found.inside)
+        if held:
+            self._hold(entry)
 
-    def _took(self, entry: Entry, job: Job, revision: int, before: Job) -> None:
-        if job.ended:
-            self._entries.pop(job.id, None)
-        else:
-            self._entries[job.id] = entry
-        self._index.put(job)
-        entry.tell(job, revision)
+    def _took(self, entry: Entry, job: Job, revision: int, stored: int) -> None:
+        before = entry.job
+        if (held := self._entries.get(job.id)) is not None:
+            self._let_go(held)
+        entry.tell(job, revision, stored, inside=False)
+        self._hold(entry)
+        self._index.put(job, stored)
         if job.state is not before.state or job.attempt != before.attempt:
             self._publish(job)
 
+    def _hold(self, entry: Entry) -> None:
+        """Keep a job that has not ended in memory, and count it."""
+        if entry.job.ended:
+            return
+        other = self._entries.get(entry.job.id)
+        if other is not None:
+            self._let_go(other)
+        self._entries[entry.job.id] = entry
+        self._bytes += entry.stored
+        self._waiting += entry.job.state in _WAITING
+
+    def _let_go(self, entry: Entry) -> None:
+        del self._entries[entry.job.id]
+        self._bytes -= entry.stored
+        self._waiting -= entry.job.state in _WAITING
+
     async def remove(self, ids: Iterable[str]) -> list[str]:
         """Forget those that have ended, and are not taken up again at the same time. Returns which were forgotten."""
-        removed = await asyncio.gather(*(self._remove(id) for id in ids))
-        gone = [id for id in removed if id is not None]
+        asked = list(ids)
+        gone: list[str] = []
+        while asked:
+            page, looked_at = await self._store.get_all(BUCKET, asked, PAGE_BYTES)
+            there = {record.key for record in page}
+            gone += [id for id in asked[:looked_at] if id not in there]
+            removed = await asyncio.gather(*(self._remove(record) for record in page))
+            gone += [id for id in removed if id is not None]
+            asked = asked[looked_at:]
         self._index.drop(gone)
         return gone
 
-    async def _remove(self, id: str) -> str | None:
-        record = await self._store.get(BUCKET, id)
-        if record is None:
-            return id
-        if id in self._entries or not records.decode(record.value).ended:
+    async def _remove(self, record: Record) -> str | None:
+        id = record.key
+        job, _ = contents.read(record.value)
+        if id in self._entries or not job.ended:
             return None
         try:
-            await self._store.delete(BUCKET, id, record.revision)
+            await self._store.write([
+                Change(BUCKET, id, None, record.revision),
+                Change(contents.BUCKET, contents.work_key(id), None),
+                Change(contents.BUCKET, contents.data_key(id, job.attempt), None),
+            ])  # fmt: skip
         except RevisionError:
             return None
         return id
+
+    async def give_back(self, spare: int) -> int:
+        """Return some of the space of forgotten jobs to the disk, but for `spare` bytes. Returns how many are free."""
+        return await self._store.give_back(_VACUUM_STEP_BYTES, spare)
 
     def _publish(self, job: Job) -> None:
         data: dict[str, object] = {"id": job.id, "origin": job.origin, "kind": job.kind, "state": job.state}
@@ -186,3 +362,14 @@ class Ledger:
         if job.result is not None and job.ended:
             data |= {"exit_code": job.result.exit_code, "code": job.result.code}
         self._events.publish(f"job.{job.state}", data)
+
+
+def _entry(record: Record) -> Entry:
+    """ValueError, if the record cannot be read."""
+    job, inside = contents.read(record.value)
+    stored = len(record.value) if inside else _stored(job, record.value)
+    return Entry(job, record.revision, stored, inside=inside)
+
+
+def _stored(job: Job, value: bytes) -> int:
+    return len(value) + job.beside.work + job.beside.data

@@ -61,8 +61,8 @@ class JobListing:
 
     def __init__(self) -> None:
         self._listing = Listing(_COLUMNS, _INDEXES)
-        # The newest change of each: the job, or None where it is gone.
-        self._changed: dict[str, Job | None] = {}
+        # The newest change of each: the job and its bytes in the store, or None where it is gone.
+        self._changed: dict[str, tuple[Job, int] | None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -76,8 +76,9 @@ class JobListing:
             await self._task
         await self._listing.close()
 
-    def put(self, job: Job) -> None:
-        self._changed[job.id] = job
+    def put(self, job: Job, stored: int) -> None:
+        """`stored` is how many bytes it takes in the store."""
+        self._changed[job.id] = (job, stored)
         self._soon(_DELAY)
 
     def drop(self, ids: Sequence[str]) -> None:
@@ -112,13 +113,13 @@ class JobListing:
         )
 
     async def finished(self) -> tuple[int, int]:
-        """How many have ended, and how many bytes their output has."""
+        """How many have ended, and how many bytes they take: their records, content and output."""
         await self._write()
         count, size = await self._listing.sums(["size"], [Range("finished_at")])
         return int(count), int(size)
 
     async def finished_oldest_first(self, limit: int) -> list[tuple[str, datetime, int]]:
-        """(id, when it ended, bytes of output) of those that ended first."""
+        """(id, when it ended, bytes that it takes) of those that ended first."""
         await self._write()
         rows = await self._listing.rows(
             ["id", "finished_at", "size"], [Range("finished_at")], "finished_at", limit=limit
@@ -147,8 +148,8 @@ class JobListing:
             return
         try:
             await self._listing.put(
-                [row(job) for job in changed.values() if job is not None],
-                [id for id, job in changed.items() if job is None],
+                [row(*one) for one in changed.values() if one is not None],
+                [id for id, one in changed.items() if one is None],
             )
         except StoreError:
             self._changed = changed | self._changed
@@ -156,7 +157,7 @@ class JobListing:
             raise
 
 
-def row(job: Job) -> Row:
+def row(job: Job, stored: int) -> Row:
     ended = job.state in ENDED
     return (
         job.id,
@@ -171,7 +172,7 @@ def row(job: Job) -> Row:
         _micros(job.started_at),
         _micros(job.finished_at) if ended else None,
         _micros(job.updated_at),
-        job.size,
+        job.size + stored,
         job.duration if ended else None,
         _text(job),
     )

@@ -1,6 +1,7 @@
 """What the parts of jobs need of each other: a runner runs one attempt, wherever that is."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,12 +14,18 @@ class Attempt:
     """One run of a job that was assigned to this board. `output` takes what it prints, in `output.folder`.
 
     `started` is to be awaited once it runs: it makes `running` durable. `progress` may be told between (0 to 1).
+    The job may lack the large part of its content: `whole` has it for as long as that is needed.
     """
 
     job: Job
     output: Output
     started: Callable[[Handle], Awaitable[None]]
     progress: Callable[[float], None]
+    content: Callable[[Job], AbstractAsyncContextManager[Job]] = nullcontext
+
+    def whole(self) -> AbstractAsyncContextManager[Job]:
+        """The job with all of its content, which takes memory until the context ends. HomedError."""
+        return self.content(self.job)
 
 
 class Runner(Protocol):

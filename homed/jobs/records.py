@@ -116,13 +116,24 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return not self.code and not self.timed_out and self.exit_code in (0, None) and not self.signal
 
 
+class Beside(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The content that lies beside a job's record, in bytes: the `work` with the metadata, the `data` of the result.
+
+    Then the work in the record is its beginning alone; `characters` is how long a command or a script is in all.
+    """
+
+    work: int = 0
+    data: int = 0
+    characters: int = 0
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`attempt` counts from 1 with the first assignment. `timeout` (seconds) is for each attempt, `deadline` for all of
     it, waiting included. `token` is the fencing token of the assignment: the revision of the record before it.
 
     `asked_to_end` is the state in which it is to end (cancelled, timed_out), from when that was asked, and `why` what
     was said then. `given_back` counts the attempts that a node gave back without fault of the job: they are no tries.
-    `size` is that of its output, in bytes.
+    `size` is that of its output, in bytes. `beside` is what of its content is not in here (see `contents`).
     """
 
     id: str
@@ -155,6 +166,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     given_back: int = 0
     size: int = 0
     result: Result | None = None
+    beside: Beside = Beside()
 
     @property
     def ended(self) -> bool:

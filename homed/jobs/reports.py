@@ -86,7 +86,7 @@ class Reports:
 
     async def _of_a_worker(self, id: str) -> Job:
         """What runs elsewhere is nothing for workers to speak of."""
-        job = await self._jobs.get(id)
+        job = await self._jobs.look(id)
         if placement.need(job) != WORKER:
             raise NotFoundError("Job not found", code="JOB_NOT_FOUND")
         return job

@@ -8,7 +8,7 @@ from homed.config.jobs import JobKeeping
 
 
 class Finished(NamedTuple):
-    """`size` is that of its output, in bytes."""
+    """`size` is what it takes in bytes: its record, its content and its output."""
 
     id: str
     finished_at: datetime
@@ -16,8 +16,8 @@ class Finished(NamedTuple):
 
 
 def retain(oldest: Iterable[Finished], count: int, size: int, now: datetime, keep: JobKeeping) -> list[str]:
-    """The ids of those that are to go, of the `oldest` (in order). `count` finished jobs there are, with `size` bytes
-    of output in all. One that finished in the future, by a clock that went back, is not old.
+    """The ids of those that are to go, of the `oldest` (in order). `count` finished jobs there are, which take
+    `size` bytes in all. One that finished in the future, by a clock that went back, is not old.
     """
     gone: list[str] = []
     earliest = now - timedelta(days=keep.days)

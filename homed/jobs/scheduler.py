@@ -20,7 +20,7 @@ from homed.jobs.nodes import Nodes
 from homed.jobs.output.outputs import Outputs
 from homed.jobs.ports import Attempt, Runner
 from homed.jobs.queue import Lane, Queue
-from homed.jobs.records import Handle, Job, Result, State
+from homed.jobs.records import Handle, Job, Result, State, Task
 from homed.jobs.transitions import advance
 
 log = logging.getLogger(__name__)
@@ -232,8 +232,9 @@ class Scheduler:
         except OSError as error:
             return Result(code="JOB_NOT_STARTED", error=f"its output cannot be kept: {error.strerror}"), job.size
         attempt = Attempt(
-            job, output, partial(self._started, job.id, job.token), partial(self.progress.__setitem__, job.id)
-        )
+            job, output, partial(self._started, job.id, job.token), partial(self.progress.__setitem__, job.id),
+            self._ledger.content,
+        )  # fmt: skip
         if job.state is State.RUNNING:
             self.limit(job)
         if job.asked_to_end is not None:
@@ -245,7 +246,11 @@ class Scheduler:
             result = Result(code=error.code, error=error.message)
         # Not where homed is stopping: then more may come.
         size = await output.finish()
-        return (result if result is None else await with_answer(job, result, output)), size
+        if result is None:
+            return None, size
+        if isinstance(job.work, Task) and job.work.type == "python_eval":
+            job = await self._ledger.whole(job)  # it answers its expression
+        return await with_answer(job, result, output), size
 
     async def _started(self, id: str, token: int, handle: Handle) -> None:
         def decide(job: Job, revision: int) -> Job:

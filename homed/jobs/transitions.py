@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from homed.errors import JobConflictError
+from homed.jobs.contents import bounded
 from homed.jobs.records import ENDED, Job, Result, State
 
 _S = State
@@ -82,7 +83,7 @@ def concluded(job: Job, result: Result | None, at: datetime, *, size: int, delay
     """
     if result is None and job.asked_to_end is None:
         return given_back(job, at)
-    result = result or Result()
+    result = bounded(result or Result())
     state = outcome(job, result)
     if retries(job, state, at):
         later = at + backoff(job.tries, delay)

@@ -219,7 +219,7 @@ class Workers:
         """The job that this worker reports on, which is its own from now on. NotFoundError (JOB_NOT_FOUND),
         JobConflictError (JOB_NOT_YOURS, JOB_ENDED).
         """
-        job = await self._jobs.get(id)
+        job = await self._jobs.look(id)
         presence = self._known.get(worker)
         if presence is None and job.node != worker:
             raise JobConflictError("the worker is not registered", code="JOB_NOT_YOURS")
@@ -344,7 +344,7 @@ class Workers:
             return None
         self._claims[job.id] = Claim(job.id, job.token, id, whose)
         # It may have been ended in between, before anybody here knew of it.
-        latest = await self._jobs.get(job.id)
+        latest = await self._jobs.look(job.id)
         if latest.state not in _RUNS or latest.token != job.token:
             self._claims.pop(job.id, None)
             return None

@@ -93,8 +93,11 @@ class Store(Protocol):
         """Delete several, whatever is there: all of them or none. Returns how many there were."""
         ...
 
-    async def give_back(self, max_bytes: int) -> int:
-        """Return some of the space of deleted records to the disk. Returns how many free bytes are left inside."""
+    async def give_back(self, max_bytes: int, spare: int = 0) -> int:
+        """Return some of the space of deleted records to the disk, but for `spare` bytes of it.
+
+        Returns how many free bytes are left inside; 0 also if the engine cannot return any.
+        """
         ...
 
 

@@ -76,8 +76,8 @@ class SqliteStore:
         gone = list(keys)
         return await self._group.write(lambda c: sum(_delete(c, bucket, key, None) for key in gone))
 
-    async def give_back(self, max_bytes: int) -> int:
-        return await self._group.write(lambda c: _give_back(c, max_bytes))
+    async def give_back(self, max_bytes: int, spare: int = 0) -> int:
+        return await self._group.write(lambda c: _give_back(c, max_bytes, spare))
 
     async def append(self, entry: AuditEntry) -> None:
         await self._group.write(lambda c: _append(c, entry))
@@ -161,10 +161,11 @@ def _pages(connection: sqlite3.Connection, pragma: str) -> int:
     return value
 
 
-def _give_back(connection: sqlite3.Connection, max_bytes: int) -> int:
+def _give_back(connection: sqlite3.Connection, max_bytes: int, spare: int) -> int:
     size = _pages(connection, "page_size")
     if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
-        for _ in range(min(_pages(connection, "freelist_count"), max(1, max_bytes // size))):
+        free = _pages(connection, "freelist_count") - spare // size
+        for _ in range(min(free, max(1, max_bytes // size))):
             # Of a statement without columns Python does one step, and that frees one page.
             connection.execute("PRAGMA incremental_vacuum(1)")
         return _pages(connection, "freelist_count") * size

@@ -5,17 +5,19 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from homed.errors import JobConflictError
-from homed.jobs.records import ENDED, Archive, Command, Job, Result, State
+from homed.jobs.records import ENDED, Archive, Command, Job, Result, State, Work
 from homed.jobs.transitions import advance
 from tests.support.job_world import World, world
 
 SLOTS = 2
 ARCHIVE = Archive("make", "/uploads/1-a.zip", "a.zip")
+LARGE = "#" * 5000  # it lies beside the job's record
 RETRIED = (State.FAILED, State.CANCELLED, State.TIMED_OUT)
 
 
@@ -27,7 +29,9 @@ class Core(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory()
         self.ids: list[str] = []
+        self.works: dict[str, Work] = {}
         self.ended: dict[str, State] = {}
+        self.answers: dict[str, str | None] = {}
         self.claimed: dict[str, int] = {}
         self.begin()
 
@@ -48,6 +52,9 @@ class Core(RuleBasedStateMachine):
 
     def job(self, id: str) -> Job:
         return self.loop.run_until_complete(self.board.ledger.get(id))
+
+    def whole(self, id: str) -> Job:
+        return self.loop.run_until_complete(self.board.ledger.whole(self.job(id)))
 
     def in_state(self, *states: State, local: bool) -> list[str]:
         return [
@@ -97,10 +104,12 @@ class Core(RuleBasedStateMachine):
             self.board.when(id, lambda job: job.state is not State.RUNNING or job.attempt != attempt)
         )
 
-    @rule(priority=st.integers(1, 10), retries=st.integers(0, 2), archive=st.booleans())
-    def submit(self, priority: int, retries: int, archive: bool) -> None:
+    @rule(priority=st.integers(1, 10), retries=st.integers(0, 2), archive=st.booleans(), large=st.booleans())
+    def submit(self, priority: int, retries: int, archive: bool, large: bool) -> None:
         id = f"j{len(self.ids)}"
-        work = ARCHIVE if archive else Command("true")
+        rest = LARGE if large else ""
+        work = msgspec.structs.replace(ARCHIVE, command=f"make {rest}") if archive else Command(f"true {rest}")
+        self.works[id] = work
         metadata = {"mode": "distributed"} if archive else {}
         self.loop.run_until_complete(
             self.board.submit(id, work, priority=priority, max_retries=retries, metadata=metadata)
@@ -109,14 +118,16 @@ class Core(RuleBasedStateMachine):
         self.quiet()
 
     @precondition(lambda self: self.in_state(State.RUNNING, local=True))
-    @rule(data=st.data(), good=st.booleans())
-    def finish(self, data: st.DataObject, good: bool) -> None:
+    @rule(data=st.data(), good=st.booleans(), answer=st.sampled_from([None, "small", LARGE]))
+    def finish(self, data: st.DataObject, good: bool, answer: str | None) -> None:
         id = data.draw(st.sampled_from(self.in_state(State.RUNNING, local=True)))
         before = self.job(id)
-        self.end(id, Result(exit_code=0 if good else 1))
+        self.end(id, Result(exit_code=0 if good else 1, data=answer))
         self.wait_for_a_change(id, before.attempt)
         self.quiet()
         after = self.job(id)
+        if after.ended:
+            self.answers[id] = answer
         if good:
             assert after.state is State.SUCCEEDED
         elif before.tries > before.max_retries:
@@ -147,6 +158,7 @@ class Core(RuleBasedStateMachine):
             if again is not job:
                 assert job.state in RETRIED
                 self.ended.pop(id, None)
+                self.answers.pop(id, None)
                 self.board.scheduler.enqueue(again)
         self.quiet()
 
@@ -195,10 +207,23 @@ class Core(RuleBasedStateMachine):
         for id, job in before.items():
             after = self.job(id)
             assert (after.state, after.attempt) == (job.state, job.attempt)
+            assert self.whole(id).work == self.works[id]
+        for id, answer in self.answers.items():
+            result = self.whole(id).result
+            assert result is not None
+            data = result.data
+            assert (msgspec.json.decode(data) if isinstance(data, msgspec.Raw) else data) == answer
 
     @invariant()
     def no_more_run_than_there_is_room_for(self) -> None:
         assert len(self.in_state(State.RUNNING, local=True)) <= SLOTS
+
+    @invariant()
+    def what_has_not_ended_is_counted(self) -> None:
+        jobs = [self.job(id) for id in self.ids]
+        assert self.board.ledger.unfinished == sum(not job.ended for job in jobs)
+        assert self.board.ledger.waiting == sum(job.state in (State.QUEUED, State.PENDING) for job in jobs)
+        assert (self.board.ledger.unfinished_bytes > 0) is any(not job.ended for job in jobs)
 
     @invariant()
     def what_has_ended_stays_so(self) -> None:

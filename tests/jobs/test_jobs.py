@@ -62,7 +62,7 @@ async def board(folder: Path, **config: Any) -> AsyncIterator[Board]:
         listing = JobListing()
         await listing.open()
         for job in made.index.jobs.values():
-            listing.put(job)
+            listing.put(job, 0)
         made.index.put, made.index.drop = listing.put, listing.drop  # type: ignore[method-assign]
         jobs = Jobs(
             made.ledger, made.scheduler, made.claims, made.nodes, listing, made.outputs, Hosts(), lambda: made.config

@@ -47,10 +47,12 @@ async def ids(listing: JobListing, **asked: Any) -> list[str]:
 
 
 async def test_each_filter_picks_its_own(listing: JobListing) -> None:
-    listing.put(job(1, host="h1", node="n1", priority=2))
-    listing.put(job(2, origin=Origin.RETIRE, work=Task("echo", {"message": "secret"}), priority=5, state=State.RUNNING))
-    listing.put(job(3, origin=Origin.EXECUTOR, work=Archive("make all", "/uploads/1-a.zip", "a.zip"), priority=8))
-    listing.put(job(4, work=Script("#!/bin/sh\nECHO hi\n"), state=State.QUEUED, priority=10))
+    listing.put(job(1, host="h1", node="n1", priority=2), 0)
+    listing.put(
+        job(2, origin=Origin.RETIRE, work=Task("echo", {"message": "secret"}), priority=5, state=State.RUNNING), 0
+    )
+    listing.put(job(3, origin=Origin.EXECUTOR, work=Archive("make all", "/uploads/1-a.zip", "a.zip"), priority=8), 0)
+    listing.put(job(4, work=Script("#!/bin/sh\nECHO hi\n"), state=State.QUEUED, priority=10), 0)
     assert await ids(listing) == ["j1", "j2", "j3", "j4"]
     assert await ids(listing, origin=Origin.NEWREMORA) == ["j1", "j4"]
     assert await ids(listing, states=(State.RUNNING, State.QUEUED)) == ["j2", "j4"]
@@ -66,23 +68,23 @@ async def test_each_filter_picks_its_own(listing: JobListing) -> None:
     [("DF -h", ["j1"]), ("echo", ["j2", "j4"]), ("MAKE", ["j3"]), ("%", []), ("2 **", ["j5"]), ("secret", [])],
 )
 async def test_what_a_person_wrote_can_be_looked_for(listing: JobListing, search: str, found: list[str]) -> None:
-    listing.put(job(1))
-    listing.put(job(2, work=Task("echo", {"message": "secret"})))
-    listing.put(job(3, work=Archive("make all", "/uploads/secret", "a.zip")))
-    listing.put(job(4, work=Script("#!/bin/sh\nECHO hi\n")))
-    listing.put(job(5, work=Task("python_eval", {"expression": "2 ** 10"})))
+    listing.put(job(1), 0)
+    listing.put(job(2, work=Task("echo", {"message": "secret"})), 0)
+    listing.put(job(3, work=Archive("make all", "/uploads/secret", "a.zip")), 0)
+    listing.put(job(4, work=Script("#!/bin/sh\nECHO hi\n")), 0)
+    listing.put(job(5, work=Task("python_eval", {"expression": "2 ** 10"})), 0)
     assert await ids(listing, search=search) == found
 
 
 async def test_a_change_is_seen_by_the_next_question(listing: JobListing) -> None:
     for number in range(200):
-        listing.put(job(number))
+        listing.put(job(number), 0)
         if number % 3 == 0:
-            listing.put(job(number, state=State.QUEUED))
+            listing.put(job(number, state=State.QUEUED), 0)
         if number % 5 == 0:
             listing.drop([f"j{number}"])
         if number % 7 == 0:
-            listing.put(job(number, state=State.RUNNING))
+            listing.put(job(number, state=State.RUNNING), 0)
         assert (await listing.totals())[State.RUNNING] == number // 7 + 1
     totals = await listing.totals()
     assert set(totals) == set(State)
@@ -91,10 +93,10 @@ async def test_a_change_is_seen_by_the_next_question(listing: JobListing) -> Non
 
 
 async def test_statistics_are_of_one_api_or_of_all(listing: JobListing) -> None:
-    listing.put(ended(1, 10, origin=Origin.RETIRE))
-    listing.put(ended(2, 20, State.FAILED, origin=Origin.RETIRE, priority=8, at=now() - timedelta(minutes=5)))
-    listing.put(job(3, origin=Origin.RETIRE, state=State.QUEUED, priority=8))
-    listing.put(ended(4, 1000))
+    listing.put(ended(1, 10, origin=Origin.RETIRE), 0)
+    listing.put(ended(2, 20, State.FAILED, origin=Origin.RETIRE, priority=8, at=now() - timedelta(minutes=5)), 0)
+    listing.put(job(3, origin=Origin.RETIRE, state=State.QUEUED, priority=8), 0)
+    listing.put(ended(4, 1000), 0)
     found = await listing.statistics(Origin.RETIRE)
     assert (found.total, found.average_duration, found.ended) == (3, 15.0, 1)
     assert found.by_state[State.SUCCEEDED] == found.by_state[State.FAILED] == found.by_state[State.QUEUED] == 1
@@ -106,9 +108,9 @@ async def test_statistics_are_of_one_api_or_of_all(listing: JobListing) -> None:
 
 async def test_what_has_ended_is_told_with_the_oldest_first(listing: JobListing) -> None:
     for number, seconds in ((1, 30), (2, 10), (3, 20)):
-        listing.put(ended(number, seconds, size=number * 100))
+        listing.put(ended(number, seconds, size=number * 90), number * 10)
     # One that is tried again has not ended, though it had.
-    listing.put(job(4, state=State.PENDING, finished_at=_BEGAN, size=5))
+    listing.put(job(4, state=State.PENDING, finished_at=_BEGAN, size=5), 0)
     assert await listing.finished() == (3, 600)
     assert await listing.finished_oldest_first(2) == [
         ("j2", _BEGAN + timedelta(seconds=10), 200),
@@ -117,7 +119,7 @@ async def test_what_has_ended_is_told_with_the_oldest_first(listing: JobListing)
 
 
 async def test_what_nobody_asks_for_is_written_soon(listing: JobListing) -> None:
-    listing.put(job(1))
+    listing.put(job(1), 0)
     while listing._changed:
         await asyncio.sleep(0.01)
     assert await ids(listing) == ["j1"]
@@ -125,7 +127,7 @@ async def test_what_nobody_asks_for_is_written_soon(listing: JobListing) -> None
 
 async def test_what_could_not_be_written_is_kept_for_later(caplog: pytest.LogCaptureFixture) -> None:
     listing = JobListing()
-    listing.put(job(1))
+    listing.put(job(1), 0)
     with pytest.raises(StoreError):
         await listing.totals()
     await listing.open()

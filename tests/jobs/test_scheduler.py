@@ -1,6 +1,7 @@
 """Jobs from the queue to their end: with a real store and real files, and a runner that does as it is told."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -160,15 +161,15 @@ async def test_a_result_is_not_lost_where_the_store_fails_for_a_while(
     async with world(tmp_path) as board:
         await board.submit("j")
         await board.until("j", State.RUNNING)
-        put, failures = board.store.put, [3]
+        write, failures = board.store.write, [3]
 
-        async def fail(*arguments: object) -> int:
+        async def fail(*arguments: object) -> Sequence[int]:
             if failures[0]:
                 failures[0] -= 1
                 raise StoreError("the disk is full")
-            return await put(*arguments)  # type: ignore[arg-type]
+            return await write(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(board.store, "put", fail)
+        monkeypatch.setattr(board.store, "write", fail)
         board.runner.end("j")
         assert (await board.over("j")).state is State.SUCCEEDED
         assert failures == [0]

@@ -30,7 +30,7 @@ class Index:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job, stored: int) -> None:
         self.jobs[job.id] = job
 
     def drop(self, ids: Sequence[str]) -> None:

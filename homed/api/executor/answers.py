@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from homed.jobs.claimants import Status
+from homed.jobs.contents import rest
 from homed.jobs.output.order import Stream
 from homed.jobs.output.output import Output
 from homed.jobs.records import Archive, Job, State
@@ -274,7 +275,7 @@ def shown(job: Job, worker: str | None, output: Output | None, most: int) -> Exe
         job_id=job.id,
         status=said,
         worker_id=worker,
-        command=work.command,
+        command=work.command + rest(job),
         filename=work.filename,
         stdout=output.excerpt(Stream.STDOUT, most) if output is not None else "",
         stderr=output.excerpt(Stream.STDERR, most) if output is not None else "",

@@ -92,7 +92,7 @@ class _Resource:
     async def stop(self, call: Call) -> Stopped:
         if not call.body.exec_id:
             raise missing("execId")
-        job = await self._jobs.get(call.body.exec_id)
+        job = await self._jobs.look(call.body.exec_id)
         if job.origin is not Origin.EXECUTOR:
             raise NotFoundError("Job not found", code="JOB_NOT_FOUND")
         try:

@@ -42,6 +42,7 @@ from homed.api.routes import HEADERS, Call, Handler, Route
 from homed.errors import (
     FieldError,
     ForbiddenError,
+    HomedError,
     JobConflictError,
     MethodNotAllowedError,
     NotFoundError,
@@ -87,7 +88,7 @@ def routes(
 
     return [
         route("POST", "/create", resource.create, "Create a job for a worker", Answered, body=Creating,
-              headers=IDEMPOTENCY, change="job.create", errors=(409, 503)),
+              headers=IDEMPOTENCY, change="job.create", errors=(409, 503, 507)),
         route("GET", "/create", resource.list, "List the jobs", ExecutorJobs, query=ListQuery, errors=(400,)),
         route("GET", "/get-job", resource.take, "Take the next job", Polled, query=Polling, statuses=(202,), acts=True,
               errors=(400, 404)),
@@ -144,7 +145,7 @@ class _Resource:
         return ExecutorJobs(jobs=jobs, count=len(page.jobs), total=page.total, limit=limit)
 
     async def status(self, call: Call) -> ExecutorJob:
-        job = await self._job(call.query.job_id)
+        job = await self._jobs.whole(await self._job(call.query.job_id))
         return (await self._shown([job], _ONE))[0]
 
     async def take(self, call: Call) -> object:
@@ -153,15 +154,15 @@ class _Resource:
         found = await self._polled(request, asked)
         if isinstance(found, Refusal):
             return 202, Polled(success=False, message=str(found), job=None)
-        work = found.work
-        assert isinstance(work, Archive)
-        answer = Polled(
-            success=True,
-            job=ToRun(job_id=found.id, command=work.command, file_url=work.url, filename=work.filename),
-        )
         try:
+            work = (await self._jobs.whole(found)).work
+            assert isinstance(work, Archive)
+            answer = Polled(
+                success=True,
+                job=ToRun(job_id=found.id, command=work.command, file_url=work.url, filename=work.filename),
+            )
             return await _told(request, answer)
-        except (ConnectionError, asyncio.CancelledError):
+        except (ConnectionError, HomedError, asyncio.CancelledError):
             self._workers.undo(found)
             raise
 
@@ -245,7 +246,7 @@ class _Resource:
         try:
             await self._jobs.cancel(job.id, CANCELLED)
         except JobConflictError:
-            job = await self._jobs.get(job.id)
+            job = await self._jobs.look(job.id)
             return Answered(job_id=job.id, message=f"Job has ended already: it is {status(job)}")
         return Answered(job_id=job.id, message="Job cancelled successfully")
 
@@ -259,7 +260,7 @@ class _Resource:
         """One of this family's."""
         if not id:
             raise missing("jobId")
-        job = await self._jobs.get(id)
+        job = await self._jobs.look(id)
         if job.origin is not Origin.EXECUTOR:
             raise NotFoundError("Job not found", code="JOB_NOT_FOUND")
         return job

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from homed.api.newremora import LOCAL, aside
 from homed.errors import NotFoundError
+from homed.jobs.contents import rest
 from homed.jobs.hosts import Host
 from homed.jobs.output.order import Stream
 from homed.jobs.output.output import Output
@@ -257,10 +258,10 @@ def _work(job: Job) -> tuple[str, str, str | None, str | None]:
     """The command, its arguments, the script and the shell that reads it."""
     match job.work:
         case Command(command=command, args=args):
-            return command, args, None, None
+            return command + rest(job), args, None, None
         case Script(script=script, shell=shell):
-            return shell, "", script, shell
+            return shell, "", script + rest(job), shell
         case Archive(command=command):
-            return command, "", None, None
+            return command + rest(job), "", None, None
         case Task(type=kind):
             return kind, "", None, None

@@ -113,7 +113,7 @@ class _Resource:
             await self._jobs.cancel(id)
         except JobConflictError as error:
             raise NotCancellableError("the job has ended already", details=error.details) from error
-        job = await self._jobs.ended(id, _CANCEL_WAIT)
+        job = await self._jobs.whole(await self._jobs.ended(id, _CANCEL_WAIT))
         if not job.ended:
             return 202, self._cancelled(job, "Job is being cancelled")
         return self._cancelled(job, "Job cancelled successfully")
@@ -134,7 +134,7 @@ class _Resource:
         return await self._stream(call, Stream.STDERR)
 
     async def _stream(self, call: Call, stream: Stream) -> object:
-        job = await self._jobs.get(call.path["job_id"])
+        job = await self._jobs.look(call.path["job_id"])
         return await send_text(call, self._jobs.output(job), stream)
 
 

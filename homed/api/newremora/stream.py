@@ -23,7 +23,7 @@ _EXCERPT = 64 * 1024  # bytes of each stream that the last event has: it is held
 
 
 class Followed(Protocol):
-    async def get(self, id: str) -> Job: ...
+    async def look(self, id: str) -> Job: ...
 
     def output(self, job: Job) -> Output | None: ...
 
@@ -44,7 +44,7 @@ class JobStream:
     async def follow(self, call: Call) -> web.StreamResponse:
         """`Last-Event-ID` goes on after that event; 204 where it was the last, so that no client asks again."""
         id, last = call.path["job_id"], call.request.headers.get("Last-Event-ID", "")
-        job = await self._jobs.get(id)
+        job = await self._jobs.look(id)
         if is_over(last, job):
             return web.Response(status=204)
         return await self._streams.serve(call, self._events(job, last))

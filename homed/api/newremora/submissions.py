@@ -92,7 +92,7 @@ def routes(jobs: Jobs, hosts: Hosts) -> list[Route]:
     resource = _Resource(jobs, hosts)
 
     def route(path: str, handler: Handler, summary: str, body: Any, response: Any, **more: Any) -> Route:
-        more = {"change": "job.submit", "errors": (404, 409, 503), **more}
+        more = {"change": "job.submit", "errors": (404, 409, 503, 507), **more}
         return Route(
             "POST", f"{PATH}{path}", handler, summary, "Jobs", "jobs", hourly="submissions", scope=Scope.OPERATE,
             body=body, response=answer(response), status=201, headers=HEADERS, **more,

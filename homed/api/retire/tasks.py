@@ -111,7 +111,7 @@ def routes(jobs: Jobs, config: Callable[[], Config]) -> list[Route]:
     one: dict[str, Any] = {"params": {"task_id": "The task's id."}}
     return [
         route("POST", "", resource.submit, "Submit a task", Submitted, body=NewTask, status=201, headers=HEADERS,
-              errors=(409, 503), change="task.submit", burst="tasks_burst"),
+              errors=(409, 503, 507), change="task.submit", burst="tasks_burst"),
         route("GET", "", resource.list, "List tasks", list[TaskSubmitted], query=Listing, errors=(400,)),
         route("GET", "/statistics", resource.statistics, "Numbers of tasks", StatisticsShown, scope=Scope.READ),
         route("GET", "/types", resource.types, "List the types of tasks", TypesShown, scope=Scope.READ),
@@ -120,8 +120,8 @@ def routes(jobs: Jobs, config: Callable[[], Config]) -> list[Route]:
         route("GET", "/{task_id}/result", resource.result, "What came of a task", ResultShown, errors=(404,), **one),
         route("POST", "/{task_id}/cancel", resource.cancel, "Cancel a task", TaskSubmitted, statuses=(202,),
               errors=(400, 404), change="task.cancel", **one),
-        route("POST", "/{task_id}/retry", resource.retry, "Try a task again", TaskSubmitted, errors=(400, 404, 503),
-              change="task.retry", burst="tasks_burst", **one),
+        route("POST", "/{task_id}/retry", resource.retry, "Try a task again", TaskSubmitted, change="task.retry",
+              errors=(400, 404, 503, 507), burst="tasks_burst", **one),
     ]  # fmt: skip
 
 
@@ -152,7 +152,7 @@ class _Resource:
         )
 
     async def get(self, call: Call) -> TaskDetails:
-        job = await self._task(call)
+        job = await self._jobs.whole(await self._task(call))
         return details(job, self._jobs.progress(job), self._jobs.refusals(job))
 
     async def status(self, call: Call) -> StatusShown:
@@ -160,7 +160,7 @@ class _Resource:
         return status_of(job, self._jobs.progress(job), self._jobs.refusals(job))
 
     async def result(self, call: Call) -> ResultShown:
-        job = await self._task(call)
+        job = await self._jobs.whole(await self._task(call))
         found = result(job)
         if found is None:
             state = status(job.state)
@@ -215,7 +215,7 @@ class _Resource:
         return types(self._config().task_types, self._jobs.nodes.online())
 
     async def _task(self, call: Call) -> Job:
-        job = await self._jobs.get(call.path["task_id"])
+        job = await self._jobs.look(call.path["task_id"])
         if not isinstance(job.work, Task):
             raise NotFoundError("Task not found", code="TASK_NOT_FOUND")
         return job

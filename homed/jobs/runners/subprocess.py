@@ -75,9 +75,10 @@ class Subprocesses:
         key = _key(attempt.job)
         active = self._active[key] = _Active(attempt.output.folder)
         try:
-            start = await self._request(attempt)
-            call = (await self._connected()).start(start)
-            begun = await call.begun
+            async with attempt.whole() as job:
+                call = (await self._connected()).start(await self._request(attempt, job))
+                begun = await call.begun
+                del job
             active.settled.set()
             if isinstance(begun, Ended):
                 self._note(key, begun)
@@ -179,8 +180,9 @@ class Subprocesses:
                 return _lost("it has ended, and what waited for it was killed before")
             await asyncio.sleep(_EVERY)
 
-    async def _request(self, attempt: Attempt) -> Start:
-        job, config = attempt.job, self._config()
+    async def _request(self, attempt: Attempt, job: Job) -> Start:
+        """`job` has all of its content."""
+        config = self._config()
         base = self._place(job)
         # A folder costs more than most of what is done for a job: without files of its own one is enough.
         place = Place(base if isinstance(job.work, Command) else base / "home", base, self._uploads)

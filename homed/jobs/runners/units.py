@@ -85,13 +85,18 @@ class UnitRunner:
         user = attempt.job.user or config.user
         if user and user not in config.users:
             return not_started(f"no job may run as {user!r} here")
-        described = launch(attempt.job, sandbox.place(self._uploads), config)
         try:
-            await asyncio.to_thread(_write, described, attempt.output.folder)
+            program = await self._prepare(attempt, config)
         except OSError as error:
             return not_started(f"its files cannot be written: {error.strerror}")
-        program = sandbox.program(attempt.job, described, attempt.output, config)
         return await self._followed(attempt, lambda unit: self._first(unit, program))
+
+    async def _prepare(self, attempt: Attempt, config: Config) -> Program:
+        """Write the job's files. OSError."""
+        async with attempt.whole() as job:
+            described = launch(job, sandbox.place(self._uploads), config)
+            await asyncio.to_thread(_write, described, attempt.output.folder)
+            return sandbox.program(job, described, attempt.output, config)
 
     async def resume(self, attempt: Attempt) -> Result | None:
         """None where it certainly never began: assigned in this boot, and systemd knows nothing of it."""

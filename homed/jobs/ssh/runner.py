@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 from homed.errors import HomedError, JobError
@@ -105,17 +106,23 @@ class SshRunner:
         assert job.host is not None
         if not isinstance(job.work, Command | Script):
             raise JobError(f"a {job.kind} cannot be run at a host")
-        order = remote.order(job, job.work)
 
         async def before() -> None:
             await attempt.started(Handle(runner=NAME))
             running.sent = True
 
-        async with self._connections.session(job.host, order.command, before) as session:
-            running.session = session
-            if session.open:
-                session.send(order.text)
-            listener = Listener(order.key)
+        async with AsyncExitStack() as stack:
+            async with attempt.whole() as whole:
+                assert isinstance(whole.work, Command | Script)
+                order = remote.order(whole, whole.work)
+                session = await stack.enter_async_context(
+                    self._connections.session(job.host, order.command, before)
+                )  # fmt: skip
+                running.session = session
+                if session.open:
+                    session.send(order.text)
+                listener = Listener(order.key)
+                del whole, order
             await self._take(session, attempt, listener)
             if running.killed and (rest := await self._survivors(job, running)):
                 return Result(exit_code=session.exit_code, signal=session.signal, code="JOB_NOT_ENDED", error=rest)

@@ -1,20 +1,30 @@
-"""Runs the tasks that homed does itself: echo, sleep, system_info and http_request."""
+"""Runs the tasks that homed does itself: echo, sleep, system_info and http_request.
+
+Many may run at once: what they hold in memory of large payloads and answers until those are written down is bounded.
+"""
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from homed.config.jobs import JobHttp
 from homed.errors import HomedError, JobError
+from homed.jobs.budget import Budget
 from homed.jobs.ports import Attempt
 from homed.jobs.records import Handle, Job, Result, State, Task
 from homed.jobs.tasks import http
-from homed.jobs.tasks.types import HttpRequest, check
+from homed.jobs.tasks.types import TYPES, HttpRequest, Sleep, SystemInfo, check
 
 _TOLD_EVERY = 0.5
+# Answers of more than so many bytes wait until there is room for them.
+_SMALL_BYTES = 4096
+_ANSWER_BYTES = 8 << 20
+_COPIES = 2
 
 
 class Builtin:
@@ -30,6 +40,9 @@ class Builtin:
         self._config = config
         self._is_own = is_own
         self._running: dict[str, asyncio.Task[Result]] = {}
+        self._budget = Budget(_ANSWER_BYTES)
+        # What an answer takes, by job, until it is durable.
+        self._held: dict[str, AsyncExitStack] = {}
 
     async def run(self, attempt: Attempt) -> Result:
         await attempt.started(Handle(runner="builtin"))
@@ -57,7 +70,9 @@ class Builtin:
             task.cancel()
 
     async def release(self, job: Job) -> None:
-        """Nothing is kept."""
+        held = self._held.pop(job.id, None)
+        if held is not None:
+            await held.aclose()
 
     async def sweep(self, active: Callable[[], Sequence[Job]]) -> None:
         """Nothing outlives homed here."""
@@ -72,25 +87,48 @@ class Builtin:
         work = attempt.job.work
         if not isinstance(work, Task):
             raise JobError(f"a {attempt.job.kind} is no task", code="JOB_NOT_STARTED")
-        # It was checked when it was submitted, by another version of homed perhaps.
-        payload = check(work.type, work.payload, (work.type,))
-        match work.type:
-            case "echo":
-                return Result(data={"echo": plain(work.payload)})
-            case "sleep":
-                return await _sleep(float(payload["duration"]), attempt.progress)
-            case "system_info":
+        if work.type == "echo":
+            await self._hold(attempt.job.id, attempt.job.beside.work)
+        async with attempt.whole() as job:
+            wanted = _wanted(job)
+            del job  # its payload is not held any longer
+        match wanted:
+            case Result():
+                return wanted
+            case Sleep(duration):
+                return await _sleep(duration, attempt.progress)
+            case SystemInfo():
                 return await self._system_info()
-            case "http_request":
-                return await http.request(msgspec.convert(payload, HttpRequest), self._config(), self._is_own)
+            case HttpRequest():
+                hold = partial(self._hold, attempt.job.id)
+                return await http.request(wanted, self._config(), self._is_own, hold)
             case _:
                 raise JobError(f"a task {work.type!r} is not one of homed's own", code="JOB_NOT_STARTED")
+
+    async def _hold(self, id: str, size: int) -> None:
+        """Wait until there is room for an answer, which is held until it is durable."""
+        if size <= _SMALL_BYTES:
+            return
+        stack = self._held.setdefault(id, AsyncExitStack())
+        await stack.enter_async_context(self._budget.held(_COPIES * size))
 
     async def _system_info(self) -> Result:
         try:
             return Result(data=plain(await self._info()))
         except HomedError as error:
             return Result(code=error.code, error=error.message)
+
+
+def _wanted(job: Job) -> msgspec.Struct:
+    """What its type knows of the payload; of an echo its answer."""
+    assert isinstance(job.work, Task)
+    kind, payload = job.work.type, job.work.payload
+    if kind != "echo":
+        # It was checked when it was submitted, by another version of homed perhaps.
+        return msgspec.convert(check(kind, payload, (kind,)), TYPES[kind].payload)
+    data = msgspec.json.encode({"echo": payload})
+    # What is large stays JSON: its objects can take many times as much.
+    return Result(data={"echo": plain(payload)} if len(data) <= _SMALL_BYTES else msgspec.Raw(data))
 
 
 async def _sleep(duration: float, progress: Callable[[float], None]) -> Result:

@@ -3,7 +3,7 @@
 import base64
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -44,14 +44,20 @@ class _Gate:
         return socket.socket(family, kind, protocol)
 
 
-async def request(wanted: HttpRequest, config: JobHttp, is_own: Callable[[str, int], bool]) -> Result:
+async def request(
+    wanted: HttpRequest,
+    config: JobHttp,
+    is_own: Callable[[str, int], bool],
+    hold: Callable[[int], Awaitable[None]] | None = None,
+) -> Result:
     """Any answer is a good result, whatever its status. Codes ADDRESS_NOT_ALLOWED and HTTP_FAILED.
 
     `is_own` tells whether homed itself listens at an address and port: that is never asked, whatever is allowed.
+    `hold` is awaited with how many bytes the answer may take, before it is read.
     """
     gate, began = _Gate(config, is_own), time.monotonic()
     try:
-        data = await _ask(wanted, gate, config.response_limit)
+        data = await _ask(wanted, gate, config.response_limit, hold or _hold_nothing)
     except (aiohttp.ClientError, OSError, ValueError, UnicodeError) as error:
         if gate.own:
             said = f"{gate.refused} is homed itself, which no task may ask: call its API with a key instead"
@@ -67,7 +73,11 @@ async def request(wanted: HttpRequest, config: JobHttp, is_own: Callable[[str, i
     return Result(data={**data, "elapsed": round(time.monotonic() - began, 6)})
 
 
-async def _ask(wanted: HttpRequest, gate: _Gate, limit: int) -> dict[str, Any]:
+async def _hold_nothing(size: int) -> None:
+    pass
+
+
+async def _ask(wanted: HttpRequest, gate: _Gate, limit: int, hold: Callable[[int], Awaitable[None]]) -> dict[str, Any]:
     # No session is shared: neither cookies nor connections go from one job to another.
     connector = aiohttp.TCPConnector(socket_factory=gate.socket, use_dns_cache=False, force_close=True)
     async with (
@@ -79,6 +89,8 @@ async def _ask(wanted: HttpRequest, gate: _Gate, limit: int) -> dict[str, Any]:
             wanted.method, wanted.url, headers=_headers(wanted), data=_body(wanted), max_redirects=_REDIRECTS
         ) as answer,
     ):  # fmt: skip
+        known = answer.content_length if "Content-Encoding" not in answer.headers else None
+        await hold(limit if known is None else min(known, limit))
         body = bytearray()
         while len(body) <= limit and (chunk := await answer.content.read(limit + 1 - len(body))):
             body += chunk

@@ -13,6 +13,8 @@ from homed.validation import convert
 
 LONGEST_EXPRESSION = 10_000
 _DAY = 86_400.0
+# What Linux takes as one argument of a program, or one variable of its environment, with a zero byte at its end.
+_MAX_ARGUMENT_BYTES = (128 << 10) - 1
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 # A tab or what can be seen: all else ends a header's line, or is read differently by different servers.
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8192}")
@@ -82,9 +84,16 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
                 errors.append(FieldError(field, "must be text without a null character in it"))
         if self.cwd and not self.cwd.startswith("/"):
             errors.append(FieldError("cwd", "must be an absolute path"))
+        line = f"{self.command} {self.args}" if isinstance(self.args, str) else self.command
+        if _is_long(line):
+            errors.append(FieldError("command", f"must have at most {_MAX_ARGUMENT_BYTES} bytes, with its args"))
+        if isinstance(self.args, list) and any(_is_long(text) for text in self.args):
+            errors.append(FieldError("args", f"must have at most {_MAX_ARGUMENT_BYTES} bytes each"))
         for name, value in self.env.items():
             if not name or "=" in name or not _fits(name + value):
                 errors.append(FieldError(f"env.{name[:64]}", "is no variable of an environment"))
+            elif _is_long(f"{name}={value}"):
+                errors.append(FieldError(f"env.{name[:64]}", f"must have at most {_MAX_ARGUMENT_BYTES} bytes"))
         if errors:
             raise ValidationError(errors)
 
@@ -195,6 +204,10 @@ def _header_errors(headers: Mapping[str, str]) -> Sequence[FieldError]:
         elif name.lower() in _REFUSED_HEADERS or name.lower().startswith("proxy-"):
             errors.append(FieldError(f"headers.{name}", "must not be given"))
     return errors
+
+
+def _is_long(text: str) -> bool:
+    return len(text) * 4 > _MAX_ARGUMENT_BYTES and len(text.encode(errors="replace")) > _MAX_ARGUMENT_BYTES
 
 
 def _fits(text: str) -> bool:

@@ -57,7 +57,7 @@ class OneJob:
     async def entry(self, id: str) -> Entry:
         return self.held
 
-    async def get(self, id: str) -> Job:
+    async def look(self, id: str) -> Job:
         return self.held.job
 
     def output(self, job: Job) -> Output | None:
