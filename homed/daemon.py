@@ -336,6 +336,7 @@ class Daemon:
 
     async def _beat(self) -> None:
         """Feed the watchdog from the event loop, measure how late the loop is, keep the status line true."""
+        await self.view.first_look()  # ready, once it is known what there is: systemd's watchdog begins with that
         watchdog = self._notifier.watchdog_interval()
         interval = min(watchdog or _LONGEST_BEAT, _LONGEST_BEAT)
         said, told = "", False

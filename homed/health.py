@@ -7,14 +7,15 @@ import msgspec
 
 
 class Level(StrEnum):
-    """`degraded` serves but lacks something; `unhealthy` does not do what it is for."""
+    """`degraded` serves but lacks something; `unhealthy` does not do what it is for; `starting`: not known yet."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
+    STARTING = "starting"
     UNHEALTHY = "unhealthy"
 
 
-_ORDER = {Level.HEALTHY: 0, Level.DEGRADED: 1, Level.UNHEALTHY: 2}
+_ORDER = {Level.HEALTHY: 0, Level.DEGRADED: 1, Level.STARTING: 2, Level.UNHEALTHY: 3}
 
 
 class Component(msgspec.Struct, frozen=True):
@@ -48,9 +49,9 @@ def overall(components: Mapping[str, Component]) -> Level:
 
 
 def not_ready(components: Mapping[str, Component]) -> list[str]:
-    """The needed parts that are unhealthy, with why."""
+    """The needed parts that are unhealthy or still starting, with why."""
     return [
         f"{name}: {component.message or component.status}"
         for name, component in components.items()
-        if component.needed and component.status is Level.UNHEALTHY
+        if component.needed and component.status in (Level.STARTING, Level.UNHEALTHY)
     ]

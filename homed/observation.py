@@ -65,6 +65,8 @@ class Observation:
         services = self._services.all()
         running = sum(self._reconciler.report(service.name).status == "running" for service in services)
         engine = f"Docker {self._view.engine_version}" if self._view.connected else "Docker Engine is away"
+        if self._view.starting:
+            engine = "Docker Engine is being looked at"
         return f"{running} of {len(services)} services run; {engine}"
 
     def gauges(self) -> list[Gauge]:
@@ -115,6 +117,8 @@ class Observation:
         return Component(Level.UNHEALTHY, trouble) if trouble else Component(Level.HEALTHY)
 
     def _tell_docker(self) -> Component:
+        if self._view.starting:
+            return Component(Level.STARTING, self._view.trouble)
         if not self._view.connected:
             return Component(Level.UNHEALTHY, self._view.trouble)
         return Component(Level.HEALTHY)

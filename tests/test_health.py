@@ -20,6 +20,8 @@ def test_the_worst_part_counts_and_what_is_not_needed_only_degrades(components: 
     needed = [c.status for c in components.values() if c.needed]
     if Level.UNHEALTHY in needed:
         assert found is Level.UNHEALTHY
+    elif Level.STARTING in needed:
+        assert found is Level.STARTING
     elif any(c.status is not Level.HEALTHY for c in components.values()):
         assert found is Level.DEGRADED
     else:
@@ -27,8 +29,8 @@ def test_the_worst_part_counts_and_what_is_not_needed_only_degrades(components: 
 
 
 @given(_COMPONENTS)
-def test_it_is_not_ready_where_and_only_where_it_is_unhealthy(components: dict[str, Component]) -> None:
-    assert bool(not_ready(components)) == (overall(components) is Level.UNHEALTHY)
+def test_it_is_not_ready_where_and_only_where_it_is_unhealthy_or_starting(components: dict[str, Component]) -> None:
+    assert bool(not_ready(components)) == (overall(components) in (Level.UNHEALTHY, Level.STARTING))
 
 
 def test_each_part_is_asked_anew_and_told_with_its_reason() -> None:

@@ -105,7 +105,9 @@ class Keeper:
         while (entry := self._services.find(self.name)) is not None:
             self._woken.clear()
             wait: float | None = None
-            if not self._view.connected:
+            if self._view.starting:
+                pass  # nobody can say yet how it is: it is pending
+            elif not self._view.connected:
                 self._say_away(entry)
             else:
                 done = await self._pass(entry)

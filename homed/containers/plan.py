@@ -237,6 +237,9 @@ def _watch(wanted: Wanted, current: Container, others: tuple[Container, ...], ac
         return Plan("restarting", (stop, Step(START, current.id), Step(RESTARTED)))
     if wanted.again:  # it runs: it was let go before it was stopped
         return Plan("running", (Step(RESTARTED),))
+    renames = _put_name_right(wanted, current, others, actual)
+    if renames:
+        return Plan("running", renames)
     if current.state is State.PAUSED:
         return Plan("paused", reason="paused", message="its container was paused by hand: it stays so")
     uptime = (timing.now - current.started_at).total_seconds() if current.started_at else 0.0
@@ -247,6 +250,8 @@ def _watch(wanted: Wanted, current: Container, others: tuple[Container, ...], ac
         steps = [Step(REMOVE, other.id) for other in others]
         if not wanted.confirmed:
             steps.insert(0, Step(CONFIRM))
+        if not steps and actual.name_taken is not None:
+            return _name_taken(actual.name_taken)._replace(status="running")
         return Plan("running", tuple(steps))
     spared = timing.mono < wanted.spared_until
     if wanted.on_trial and current.health == "starting" and uptime > timing.start_timeout and not spared:
@@ -326,6 +331,19 @@ def _take_name(wanted: Wanted, current: Container, others: tuple[Container, ...]
         if other.name == wanted.name
     ]
     return [*steps, Step(RENAME, current.id, name=wanted.name)]
+
+
+def _put_name_right(
+    wanted: Wanted, current: Container, others: tuple[Container, ...], actual: Actual
+) -> tuple[Step, ...]:
+    """Give a container that runs its service's name again, or one like it if another container has taken that."""
+    if current.name == wanted.name:
+        return ()
+    if actual.name_taken is None:
+        return tuple(_take_name(wanted, current, others))
+    name = f"{wanted.name}.{wanted.digest[:8]}"
+    like = current.name.startswith(f"{wanted.name}.") or any(other.name == name for other in others)
+    return () if like else (Step(RENAME, current.id, name=name),)
 
 
 def _policy_refuses(wanted: Wanted, current: Container, failures: Failures) -> Plan | None:

@@ -1,10 +1,13 @@
 """What the engine has, held in memory: read once, then kept by its events, with a resync behind them."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from homed.containers.engine import Engine
 from homed.containers.model import Container, from_inspect
@@ -14,6 +17,8 @@ from homed.events import Events
 
 log = logging.getLogger(__name__)
 _RESYNC_DEADLINE = 20.0
+# The first look may take this long without an answer, and this long in all.
+_FIRST_LOOK_TIMEOUT, _MAX_FIRST_LOOK = 5.0, 30.0
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.25, 5.0
 # Of these events nothing changes that homed looks at; they are told, and cost no call.
 _NO_CHANGE = ("kill", "exec_create", "exec_start", "exec_die")
@@ -33,9 +38,24 @@ class View:
         self._listeners: list[Listener] = []
         self._asked = 0
         self._answered: dict[str, int] = {}
+        # Whose a container is: a name that is given to it by hand later does not change that.
+        self._owners: dict[str, str] = {}
+        self._looked = asyncio.Event()
+        self._answered_at = 0.0
         self.connected = False
-        self.trouble = "Docker Engine has not been reached yet"
+        self.trouble = "homed is starting: Docker Engine is being looked at"
         self.engine_version: str | None = None
+
+    @property
+    def starting(self) -> bool:
+        """Whether the engine is being looked at for the first time: nobody can say yet how it is."""
+        return not self._looked.is_set()
+
+    async def first_look(self) -> None:
+        """Wait until it is known whether the engine is there, or for as long as is waited for that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MAX_FIRST_LOOK):
+                await self._looked.wait()
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called with each container that changed or went; with None when all may have."""
@@ -73,6 +93,8 @@ class View:
     async def run(self) -> None:
         """Follow the engine for ever; where it goes away, say so and come back."""
         retry = _SHORTEST_RETRY
+        self._answered_at = time.monotonic()
+        asyncio.get_running_loop().call_later(_FIRST_LOOK_TIMEOUT, self._end_start, self._answered_at)
         while True:
             connected_at = None
             try:
@@ -93,7 +115,7 @@ class View:
         self._asked += 1
         asked = self._asked
         try:
-            new = from_inspect(await self._engine.inspect(container))
+            new = self._owned(from_inspect(await self._engine.inspect(container)))
         except NotFoundError:
             self._take_out(container)
             return
@@ -101,8 +123,11 @@ class View:
         if self._answered.get(new.id, 0) > asked:
             return
         self._answered[new.id] = asked
-        if self._containers.get(new.id) != new:
+        known = self._containers.get(new.id)
+        if known != new:
             self._containers[new.id] = new
+            if known is not None and (known.service, known.name) != (new.service, new.name):
+                self._tell(known)  # who had it is told too
             self._tell(new)
 
     async def resync(self) -> None:
@@ -142,16 +167,27 @@ class View:
     async def _read_all(self) -> None:
         """Read everything; what was known before and is gone now is taken out."""
         version = await self._engine.version()
+        self._answered_at = time.monotonic()
         self.engine_version = str(version.get("Version", ""))
         found: dict[str, Container] = {}
         for identity in [row.id for row in await self._engine.all()]:
             try:
-                found[identity] = from_inspect(await self._engine.inspect(identity))
+                found[identity] = self._owned(from_inspect(await self._engine.inspect(identity)))
             except NotFoundError:
                 continue
             except EngineError as error:
                 self._pass_over(identity, error)
+            self._answered_at = time.monotonic()
         self._containers = found
+        self._owners = {identity: owner for identity, owner in self._owners.items() if identity in found}
+
+    def _owned(self, container: Container) -> Container:
+        """A container that was a service's stays it, whatever its name has become."""
+        if container.service is not None:
+            self._owners[container.id] = container.service
+            return container
+        owner = self._owners.get(container.id)
+        return container if owner is None else msgspec.structs.replace(container, service=owner)
 
     async def _try_refresh(self, container: str) -> None:
         """One container that the engine cannot tell of must not hide the others."""
@@ -193,6 +229,7 @@ class View:
     def _take_out(self, identity: str) -> None:
         gone = self._containers.pop(identity, None)
         self._answered.pop(identity, None)
+        self._owners.pop(identity, None)
         if gone is not None:
             self._tell(gone)
 
@@ -202,6 +239,7 @@ class View:
 
     def _connect(self) -> None:
         self.connected, self.trouble = True, ""
+        self._looked.set()
         log.info("Following Docker Engine %s: %d containers", self.engine_version, len(self._containers))
         self._events.publish("engine.connected", {"version": self.engine_version})
         self._tell(None)
@@ -212,7 +250,20 @@ class View:
         was, self.connected, self.trouble = self.connected, False, trouble
         if was:
             self._events.publish("engine.disconnected", {"message": trouble})
+        if was or self.starting:
+            self._looked.set()
             self._tell(None)
+
+    def _end_start(self, began: float) -> None:
+        """Give up waiting for an engine that neither answers nor refuses."""
+        if not self.starting:
+            return
+        moment = time.monotonic()
+        left = min(self._answered_at + _FIRST_LOOK_TIMEOUT, began + _MAX_FIRST_LOOK) - moment
+        if left > 0:
+            asyncio.get_running_loop().call_later(left + 0.01, self._end_start, began)
+        else:
+            self._disconnect(f"Docker Engine has not answered for {moment - self._answered_at:.0f} s")
 
 
 def _table(value: object) -> Mapping[str, Any]:

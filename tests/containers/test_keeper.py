@@ -385,3 +385,59 @@ async def test_what_runs_and_is_allowed_no_more_runs_on_and_says_so(rig: Rig) ->
     rig.config[0] = msgspec.structs.replace(rig.config[0], data_roots=("/srv",))
     rig.reconciler.retry("web")
     await rig.reaches("web", "running")
+
+
+async def test_a_container_renamed_by_hand_gets_its_name_back(rig: Rig) -> None:
+    await rig.create("web")
+    await rig.reaches("web", "running")
+    identity = rig.id("web")
+    rig.engine.rename_by_hand(identity, "webx")
+    await rig.until(lambda: rig.engine.running() == ["web"])
+    await rig.reaches("web", "running")
+    assert rig.id("web") == identity
+
+
+async def test_a_container_renamed_by_hand_is_still_its_services(rig: Rig) -> None:
+    await rig.create("web")
+    await rig.reaches("web", "running")
+    identity = rig.id("web")
+    await rig.services.change("web", lambda s: msgspec.structs.replace(s, stopped=True))
+    await rig.reaches("web", "stopped", "stopped")
+    rig.engine.rename_by_hand(identity, "webx")
+    await rig.until(lambda: rig.view.find(identity).name == "webx")
+    await rig.services.delete("web")
+    await rig.until(lambda: rig.services.find("web") is None)
+    assert rig.engine.containers == {}
+
+
+def holds(rig: Rig, name: str) -> str:
+    """The id of the container that has a name; empty for none."""
+    found = [one["Id"] for one in rig.engine.containers.values() if one["Name"] == f"/{name}"]
+    return str(found[0]) if found else ""
+
+
+async def test_a_name_that_somebody_took_is_told_of_and_the_container_runs_on(rig: Rig) -> None:
+    await rig.create("web")
+    await rig.reaches("web", "running")
+    mine = rig.id("web")
+    rig.engine.rename_by_hand(mine, "webx")
+    stranger = await rig.engine.create("web2", {"Image": "app:1", "Labels": {}, "HostConfig": {}, "Env": []})
+    await rig.until(lambda: holds(rig, "web") == mine)
+    rig.engine.rename_by_hand(mine, "webx")
+    rig.engine.rename_by_hand(stranger, "web")
+    await rig.reaches("web", "running", "name_taken")
+    assert str(rig.view.find(mine).name).startswith("web.")
+    rig.engine.remove_by_hand(stranger)
+    await rig.until(lambda: holds(rig, "web") == mine)
+
+
+async def test_two_services_whose_containers_swapped_names_swap_them_back(rig: Rig) -> None:
+    for name in ("db", "web"):
+        await rig.create(name)
+        await rig.reaches(name, "running")
+    db, web = rig.id("db"), rig.id("web")
+    rig.engine.containers[db]["Name"], rig.engine.containers[web]["Name"] = "/web", "/db"
+    await rig.view.resync()
+    await rig.until(lambda: (holds(rig, "db"), holds(rig, "web")) == (db, web))
+    for name in ("db", "web"):
+        await rig.reaches(name, "running")

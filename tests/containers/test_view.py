@@ -3,6 +3,9 @@
 import asyncio
 from typing import Any, cast
 
+import pytest
+
+from homed.containers import view as view_module
 from homed.containers.engine import Engine
 from homed.containers.streams import Streams
 from homed.containers.view import View
@@ -56,3 +59,33 @@ async def test_the_answer_to_an_older_question_does_not_win() -> None:
     engine.inspect = inspect  # type: ignore[method-assign]
     await asyncio.gather(view.refresh(identity), view.refresh(identity))
     assert view.find(identity).name == "new"
+
+
+async def test_it_is_starting_until_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    view = View(cast(Engine, engine), cast(Streams, engine), Events(), lambda: 30.0)
+    assert view.starting and not view.connected
+    following = asyncio.create_task(view.run())
+    await view.first_look()
+    assert view.connected and not view.starting
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_an_engine_that_does_not_answer_ends_the_start_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view_module, "_FIRST_LOOK_TIMEOUT", 0.05)
+    engine = FakeEngine()
+    never = asyncio.Event()
+    engine.version = never.wait  # type: ignore[method-assign, assignment]
+    view = View(cast(Engine, engine), cast(Streams, engine), Events(), lambda: 30.0)
+    told: list[object] = []
+    view.listen(told.append)
+    following = asyncio.create_task(view.run())
+    async with asyncio.timeout(5):
+        await view.first_look()
+        while view.starting:
+            await asyncio.sleep(0.01)
+    assert not view.connected and "has not answered" in view.trouble
+    assert told == [None], "who waited for it is told"
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)

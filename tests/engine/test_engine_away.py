@@ -321,3 +321,25 @@ def test_a_hostile_engine_does_not_end_homed(start: Start, talk: Talk) -> None:
         assert "Traceback" not in homed.log
         assert '"critical"' not in homed.log
         homed.kill()
+
+
+def test_a_start_is_starting_and_at_no_moment_unhealthy(engine: DockerEngine, start: Start) -> None:
+    homed = start()
+    homed.api.create("app", image=IMAGE, command=IDLE, stop_timeout=0)
+    homed.api.await_status("app", "running")
+    homed.stop()
+    homed.launch()
+    seen: list[tuple[str, int]] = []
+
+    def look() -> bool:
+        try:
+            health, ready = homed.api.get("/health"), homed.api.get("/health/ready")
+        except OSError:
+            return False
+        seen.append((health.json["status"], ready.status))
+        assert health.json["components"]["services"] == "healthy", health.json
+        return health.json["status"] == "healthy" and ready.status == 200
+
+    until("homed to be ready", look, deadline=30, every=0.001)
+    assert {status for status, _ in seen} <= {"starting", "healthy"}, seen
+    assert homed.api.service("app")["status"] == "running"

@@ -426,3 +426,18 @@ def test_a_service_deleted_while_homed_was_away_from_the_engine_leaves_nothing(
     until("a crash", lambda: homed.api.conditions("app")["attempts"] >= 2)
     assert homed.api.delete("/api/v1/services/app").status == 200
     stays("nothing", lambda: engine.names() == set(), 1.5)
+
+
+def test_a_container_renamed_by_hand_stays_its_services(engine: DockerEngine, api: Api) -> None:
+    api.create("web", image=IMAGE, command=IDLE, stop_timeout=0)
+    api.await_status("web", "running")
+    before = engine.inspect("web")["Id"]
+    engine.client.containers.get("web").rename("webx")
+    until("its name to be back", lambda: (found := engine.find("web")) is not None and found["Id"] == before)
+    engine.client.containers.get("web").rename("webx")
+    engine.client.containers.get(before).kill()
+    until("it to run again", lambda: engine.is_running("web") and "webx" not in engine.names())
+    api.act("web", "stop")
+    engine.client.containers.get("web").rename("webx")
+    assert api.call("DELETE", "/api/v1/services/web").status == 200
+    assert not {"web", "webx"} & engine.names()

@@ -67,6 +67,10 @@ class FakeEngine:
         self.containers[identity]["State"]["Status"] = "paused"
         self._tell("pause", identity)
 
+    def rename_by_hand(self, identity: str, name: str) -> None:
+        self.containers[identity]["Name"] = f"/{name}"
+        self._tell("rename", identity)
+
     def remove_by_hand(self, identity: str) -> None:
         gone = self.containers.pop(identity)
         self._tell("destroy", identity, gone)
