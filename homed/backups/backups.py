@@ -10,16 +10,17 @@ import msgspec
 from homed.backups import launcher, names, retention, secrets, targets
 from homed.backups.catalog import Catalog
 from homed.backups.conversation import Conversation
-from homed.backups.creating import Board, Creating, workplace
+from homed.backups.creating import Board, Creating
 from homed.backups.failures import error_of
 from homed.backups.operations import Operations, Running, Work
 from homed.backups.receiving import Receiving
 from homed.backups.records import Backup, Operation, OperationKind, State, Type
-from homed.backups.restoring import Restoring, interrupted
+from homed.backups.restoring import Restoring
 from homed.backups.retention import Retained
 from homed.backups.schedules import Scheduled, Timers
 from homed.backups.wishes import RestoreWish, Wish
 from homed.backups.worker.messages import Adopt, Copy, Done, Forget, Request, Unlock, Verify
+from homed.backups.workplaces import interrupted, workplace
 from homed.clock import now
 from homed.config.backups import Backups as Config
 from homed.config.backups import BackupSchedule, BackupTarget

@@ -73,6 +73,10 @@ class Conversation:
         except HomedError as error:
             failure = failure_of(error)
             return Reply(failure.message, code=failure.code, details=failure.details)
+        except Exception:
+            # The worker takes back what it has done; were it left alone, the same would come again and again.
+            log.exception("homed's part of an operation on backups failed")
+            return Reply("an internal error of homed's: the log says more", code=HomedError.code)
 
     async def _unless_cancelled(
         self, what: str, work: Coroutine[object, object, Mapping[str, object]]

@@ -1,11 +1,9 @@
 """Making a backup, homed's side of it: what is to be in it, who is frozen when, and the worker that does it."""
 
 import asyncio
-import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +17,12 @@ from homed.backups.operations import Running
 from homed.backups.ports import Capture, Services
 from homed.backups.records import Backup, Type
 from homed.backups.wishes import Wish
+from homed.backups.worker import journal
 from homed.backups.worker.messages import Create, Done, Request
+from homed.backups.workplaces import unfinished, workplace
 from homed.clock import now
 from homed.config.backups import Backups as Config
 from homed.errors import BackupConflictError, BackupError
-
-JOURNAL = "journal.json"
 
 
 class Board(NamedTuple):
@@ -84,13 +82,14 @@ class Creating:
         async with workplace(self._board.work, running.id) as work:
             # The same path each time, so that restic finds what it has read before.
             state = self._board.work / "state"
+            left = await asyncio.to_thread(_left_behind, self._board.work)
             request = Create(
                 draft=draft,
                 folder=str(self._catalog.folder),
                 work=str(work),
                 state=str(state),
                 groups=grouped.groups,
-                exclude=(str(self._catalog.folder), str(self._board.state)),
+                exclude=(str(self._catalog.folder), str(self._board.state), *left),
                 level=config.compression,
                 seal=seal,
                 must_seal=wish.type is Type.FULL and config.encryption != "off",
@@ -155,21 +154,6 @@ class Creating:
         return next((one.snapshot for one in [*same, *found]), None)
 
 
-@asynccontextmanager
-async def workplace(root: Path, id: str) -> AsyncIterator[Path]:
-    """A folder for one operation; removed when the block is left, unless a restore is to be ended at the next start."""
-    path = root / id
-    try:
-        await asyncio.to_thread(os.makedirs, path, 0o700)
-    except OSError as error:
-        raise BackupError(f"{path} cannot be made: {error.strerror}") from error
-    try:
-        yield path
-    finally:
-        await clear(path)
-
-
-async def clear(work: Path) -> None:
-    """Remove an operation's folder, unless it is still needed."""
-    if not (work / JOURNAL).exists():
-        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+def _left_behind(root: Path) -> list[str]:
+    """What restores could not remove: it may lie in a volume, and is no part of it."""
+    return [str(path) for work in unfinished(root) for path in journal.left_behind(work)]

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from homed.errors import BackupError
+from homed.errors import BackupError, HomedError
 
 log = logging.getLogger(__name__)
 _STARTS_WITHIN = 60.0
@@ -128,7 +128,11 @@ async def worker(start: Start, work: Path) -> AsyncIterator[Connection]:
             server.close()
             if not connected.cancel() and not connected.cancelled():
                 connected.result().writer.close()
-            await asyncio.shield(started.end())
+            try:
+                await asyncio.shield(started.end())
+            except HomedError as error:
+                # It has lost its socket, and ends by itself: what it did is done.
+                log.warning("A backup worker could not be stopped: %s", error.message)
     finally:
         server.close()
         path.unlink(missing_ok=True)

@@ -14,11 +14,13 @@ from homed.backups.backups import Backups
 from homed.backups.boardstate import BoardState
 from homed.backups.catalog import Catalog
 from homed.backups.creating import Board, Creating
+from homed.backups.leftovers import Leftovers
 from homed.backups.operations import Operations
 from homed.backups.ports import Services
 from homed.backups.records import Backup, Operation, OperationKind, State, Type
 from homed.backups.restoring import Restoring, Settings
 from homed.backups.schedules import Timers
+from homed.backups.workplaces import interrupted, unfinished
 from homed.clock import now
 from homed.config.backups import Backups as Config
 from homed.errors import BackupError, HomedError
@@ -64,6 +66,7 @@ class Parts:
         self._interrupted: set[Path] = set()
         self._broken_off = asyncio.Event()
         self._trouble = ""
+        self._leftovers = Leftovers(work, restoring.clean, lambda: backups.operations.running is not None)
         backups.operations.listen(self._note)
 
     async def load(self) -> None:
@@ -75,7 +78,7 @@ class Parts:
             self._trouble = str(error)
             log.error("Backups: %s", error)  # noqa: TRY400  its message says all
         await self.backups.operations.load()
-        for work in restoring.interrupted(self._work):
+        for work in interrupted(self._work):
             step = await asyncio.to_thread(restoring.read_step, work)
             self._interrupted.add(work)
             self._services.keep_held(step.held, "a restore of its data was interrupted and is being ended")
@@ -83,17 +86,18 @@ class Parts:
     def _read(self) -> None:
         self.backups.catalog.load()
         self.backups.catalog.sweep()
-        interrupted = set(restoring.interrupted(self._work))
+        needed = {*interrupted(self._work), *unfinished(self._work)}
         with contextlib.suppress(FileNotFoundError):
             for path in self._work.iterdir():
-                if path not in interrupted and path.name != _CACHE:
+                if path not in needed and path.name != _CACHE:
                     shutil.rmtree(path, ignore_errors=True)
 
     async def run(self) -> None:
         """End what was interrupted, then look from time to time at what nobody tells of."""
         while True:
-            for work in sorted({*self._interrupted, *restoring.interrupted(self._work)}):
+            for work in sorted({*self._interrupted, *interrupted(self._work)}):
                 await self._recover(work)
+            await self._leftovers.look()
             try:
                 await self._look()
             except (HomedError, OSError) as error:
@@ -150,8 +154,8 @@ class Parts:
 
     def _note(self, operation: Operation) -> None:
         self.ended[str(operation.kind), str(operation.state)] += 1
-        if operation.kind is OperationKind.RESTORE and operation.state is not State.SUCCEEDED:
-            self._broken_off.set()  # its services stand still where its worker was killed
+        if operation.kind is OperationKind.RESTORE:
+            self._broken_off.set()  # its services stand still if its worker was killed; or something was left
         if operation.schedule is not None:
             self._last[operation.schedule] = operation
 
@@ -161,7 +165,8 @@ class Parts:
 
     def tell(self) -> Component:
         """For /health: a board whose backups are old or fail works, but is not safe."""
-        said = [text for text in (self._trouble, self._stuck, self.overdue(), *self._failed()) if text]
+        texts = (self._trouble, self._stuck, self._leftovers.message, self.overdue(), *self._failed())
+        said = [text for text in texts if text]
         timers = self.timers.component()
         if timers.status is not Level.HEALTHY and timers.message:
             said.append(timers.message)

@@ -12,13 +12,14 @@ from homed import atomic
 from homed.backups import boardstate, launcher, planning, secrets
 from homed.backups.boardstate import BoardState, Saved
 from homed.backups.catalog import Catalog
-from homed.backups.conversation import Conversation
-from homed.backups.creating import JOURNAL, Board, clear, workplace
+from homed.backups.conversation import Answer, Conversation
+from homed.backups.creating import Board
 from homed.backups.operations import Running
 from homed.backups.ports import Services
 from homed.backups.records import Backup, Section, Type
 from homed.backups.wishes import RestoreWish
-from homed.backups.worker.messages import Done, Plan, Recover, Restore, Tree
+from homed.backups.worker.messages import Clean, Done, Plan, Recover, Restore, Tree
+from homed.backups.workplaces import JOURNAL, clear, workplace
 from homed.config.backups import Backups as Config
 from homed.errors import BackupConflictError, BackupError, HomedError, ValidationError
 
@@ -105,7 +106,7 @@ class Restoring:
             conversation = Conversation(connection, running.tell, running.warn)
             await running.stopped_by(conversation)
             try:
-                return await conversation.run(request, {"plan": one.plan, "stop": one.stop, "apply": one.apply})
+                return await conversation.run(request, _answers(one))
             finally:
                 await running.stopped_by(None)
 
@@ -126,6 +127,14 @@ class Restoring:
         await self._services.release(step.held)
         return done.data
 
+    async def clean(self, work: Path) -> list[str]:
+        """Remove what a restore that has ended could not; returns why it still cannot be. BackupError."""
+        async with launcher.worker(self._start, work) as connection:
+            done = await Conversation(connection, lambda _: None, log.warning).run(Clean(work=str(work)), {})
+        left = done.data.get("left")
+        await clear(work)
+        return [str(why) for why in left] if isinstance(left, list | tuple) else []
+
     async def apply(self, step: Step, work: Path) -> list[str]:
         """homed's own records, once the trees are swapped: which fields need a restart. Done twice it does no more.
 
@@ -143,7 +152,12 @@ class Restoring:
                 await asyncio.to_thread(self._settings.take_back)
             raise
         if step.config:
-            self._settings.apply()
+            try:
+                self._settings.apply()
+            except Exception:
+                # All is stored by now: it is in force after a restart at the latest.
+                log.exception("The restored configuration could not be applied")
+                restart = restart or ["the restored configuration"]
         return restart
 
     async def plan(
@@ -228,7 +242,7 @@ class _One:
         self._wish = wish
         self._work = work
         self._step: Step | None = None
-        self._held = False
+        self._held = self._committed = False
         self.shown: dict[str, object] = {}
 
     @property
@@ -262,10 +276,22 @@ class _One:
             self.shown["restart_required"] = restart
         return {}
 
+    async def commit(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        """All is new, and stays so: only what was replaced is yet to be removed."""
+        self._committed = True
+        await self.release()
+        return {}
+
     async def release(self) -> None:
-        """Not where a restore is to be ended at the next start: its services must not see half of it."""
-        if self._step is not None and self._held and not (self._work / JOURNAL).exists():
+        """Not if a restore is yet to be decided, at the next start: its services must not see half of it."""
+        decided = self._committed or not (self._work / JOURNAL).exists()
+        if self._step is not None and self._held and decided:
+            self._held = False
             await self._restoring.release(self._step)
+
+
+def _answers(one: _One) -> Mapping[str, Answer]:
+    return {"plan": one.plan, "stop": one.stop, "apply": one.apply, "release": one.commit}
 
 
 _CONFIG = Section(kind="config", name="homed.toml", prefix="", single=True)
@@ -284,11 +310,6 @@ def read_step(work: Path) -> Step:
         return msgspec.json.decode((work / STEP).read_bytes(), type=Step)
     except (OSError, msgspec.MsgspecError):
         return Step(held=(), services=(), config=False, keys=False)
-
-
-def interrupted(root: Path) -> list[Path]:
-    """The folders of restores that a killed homed has left."""
-    return sorted(path.parent for path in root.glob(f"*/{JOURNAL}"))
 
 
 def _same(one: bytes, other: bytes) -> bool:

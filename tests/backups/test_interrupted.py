@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from homed.backups import restoring
 from homed.backups.records import Operation, OperationKind, State
 from homed.backups.wishes import RestoreWish, Wish
+from homed.backups.workplaces import interrupted
 from homed.errors import BackupConflictError
 from tests.support.backup_board import BackupBoard, Folders
 from tests.support.killing import TREES, begun, fill, generations, in_memory, kill_at, measured, run, without_worker
@@ -61,7 +61,7 @@ class Broken:
 
     @property
     def interrupted(self) -> bool:
-        return bool(restoring.interrupted(self.board.state / "backup-work"))
+        return bool(interrupted(self.board.state / "backup-work"))
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from homed import atomic
-from homed.backups import restoring
 from homed.backups.launcher import Start
 from homed.backups.ports import Mode
 from homed.backups.records import Operation
+from homed.backups.workplaces import interrupted
 from tests.support.backup_board import BackupBoard, Folders
 
 _PATIENCE = 20.0
@@ -94,10 +94,5 @@ async def _settled(one: BackupBoard) -> None:
     """What the start has found is ended, and nobody is held for it."""
     work = one.state / "backup-work"
     async with asyncio.timeout(_PATIENCE):
-        while (
-            one.services.held
-            or restoring.interrupted(work)
-            or one.backups.operations.running
-            or one.backups.catalog.unknown()
-        ):
+        while one.services.held or interrupted(work) or one.backups.operations.running or one.backups.catalog.unknown():
             await asyncio.sleep(0.005)

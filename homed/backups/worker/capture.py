@@ -9,7 +9,9 @@ import msgspec
 from homed.backups.records import Section
 from homed.backups.worker import clone, disk
 from homed.backups.worker.channel import Channel
+from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Create, Group
+from homed.errors import BackupError
 
 Pack = Callable[[Section, Path], Section]
 
@@ -59,17 +61,21 @@ class Capturing:
             for tree in trees:
                 made = clone.clone(tree, self._name, self._watch, writable=self._writable)
                 if made is None:
-                    _remove(clones)
+                    _remove(clones, self._watch)
                     break
                 clones.append(made)
             yield clones
         finally:
-            _remove(clones)
+            _remove(clones, self._watch)
 
 
-def _remove(clones: list[Path]) -> None:
+def _remove(clones: list[Path], watch: Watch) -> None:
+    """What cannot be removed is tried again at the next backup, which sweeps: this one is no worse for it."""
     for made in clones:
-        clone.remove(made)
+        try:
+            clone.remove(made)
+        except BackupError as error:
+            watch.warn(f"a clone is left behind until the next backup: {error.message}")
     clones.clear()
 
 

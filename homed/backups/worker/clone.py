@@ -33,6 +33,9 @@ def clone(source: Path, name: str, watch: Watch, *, writable: Sequence[Path] = (
     made = place.base / f"{name}-{place.holder.name.rpartition('-')[2]}"
     try:
         remove(made)
+    except BackupError:
+        return None  # one of its name is in the way: it is read where it lies
+    try:
         if _copy(place.target, made, watch):
             return made
     except BaseException:

@@ -153,11 +153,13 @@ def remove(name: Name) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
         check=False,
     )
     if process.returncode != 0:
         said = process.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise BackupError(f"{path} cannot be removed: {said}")
+        hint = " (immutable? see lsattr, and chattr -i)" if os.strerror(errno.EPERM) in said else ""
+        raise BackupError(f"{path} cannot be removed: {said}{hint}")
 
 
 def children(descriptor: int) -> list[str]:

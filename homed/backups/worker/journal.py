@@ -1,6 +1,7 @@
 """What a swap has written down before it does it, so that the next start of homed can end it either way."""
 
 import errno
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -9,9 +10,10 @@ import msgspec
 
 from homed import atomic
 from homed.backups.worker.staging import Place
+from homed.backups.workplaces import JOURNAL, LEFT
 from homed.errors import BackupError, BackupSpaceError
 
-_NAME = "journal.json"
+_NAME, _LEFT = JOURNAL, LEFT
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -78,8 +80,26 @@ def save(work: Path, journal: Journal) -> None:
 
 def load(work: Path) -> Journal | None:
     """None where nothing was begun. BackupError where it cannot be read."""
+    return _load(work / _NAME)
+
+
+def load_left(work: Path) -> Journal | None:
+    """That of a restore that has ended, whose folders could not all be removed. None if nothing was left."""
+    return _load(work / _LEFT)
+
+
+def left_behind(work: Path) -> list[Path]:
+    """The folders that a restore which has ended could not remove."""
     try:
-        data = (work / _NAME).read_bytes()
+        written = load_left(work)
+    except BackupError:
+        return []
+    return [] if written is None else [item.place.holder for item in written.items if item.place.holder.exists()]
+
+
+def _load(path: Path) -> Journal | None:
+    try:
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -87,7 +107,17 @@ def load(work: Path) -> Journal | None:
     try:
         return msgspec.json.decode(data, type=Journal, dec_hook=lambda kind, text: kind(text))
     except (ValueError, RecursionError) as error:
-        raise BackupError(f"the journal of a restore, {work / _NAME}, is damaged: {error}") from error
+        raise BackupError(f"the journal of a restore, {path}, is damaged: {error}") from error
+
+
+def leave(work: Path) -> None:
+    """The restore has ended, but for folders that can be removed later."""
+    os.rename(work / _NAME, work / _LEFT)
+    atomic.sync_folder(work)
+
+
+def drop_left(work: Path) -> None:
+    (work / _LEFT).unlink(missing_ok=True)
 
 
 def drop(work: Path) -> None:

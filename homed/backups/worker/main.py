@@ -17,7 +17,19 @@ from homed.backups.failures import failure_of
 from homed.backups.records import Backup
 from homed.backups.worker.channel import Channel
 from homed.backups.worker.context import Stopped
-from homed.backups.worker.messages import Adopt, Copy, Create, Done, Failed, Forget, Recover, Request, Restore, Verify
+from homed.backups.worker.messages import (
+    Adopt,
+    Clean,
+    Copy,
+    Create,
+    Done,
+    Failed,
+    Forget,
+    Recover,
+    Request,
+    Restore,
+    Verify,
+)
 from homed.errors import HomedError
 
 log = logging.getLogger(__name__)
@@ -94,6 +106,10 @@ def _done(request: Request, channel: Channel) -> Done:
             from homed.backups.worker import restore
 
             return Done(data=restore.recover(request, channel))
+        case Clean():
+            from homed.backups.worker import swap
+
+            return Done(data={"left": swap.clean_up(Path(request.work))})
         case Copy():
             return Done(data=_copied(request, channel))
         case Forget():

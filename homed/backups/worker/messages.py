@@ -119,6 +119,12 @@ class Recover(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     work: str
 
 
+class Clean(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Remove what a restore that has ended could not; `left` of the answer says why it still cannot be."""
+
+    work: str
+
+
 class Copy(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Copy an archive to a target; `settings` are the target's, secrets read."""
 
@@ -167,7 +173,7 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """The worker waits until homed has done `what`: `begin` and `end` of a group; `plan`, `stop`,
-    `apply` of a restore.
+    `apply` and `release` of a restore.
     """
 
     what: str
@@ -196,6 +202,6 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     cancelled: bool = False
 
 
-Request = Create | Verify | Restore | Recover | Copy | Forget | Adopt
-FromHomed = Create | Verify | Restore | Recover | Copy | Forget | Adopt | Kill | Cancel | Reply
+Request = Create | Verify | Restore | Recover | Clean | Copy | Forget | Adopt
+FromHomed = Create | Verify | Restore | Recover | Clean | Copy | Forget | Adopt | Kill | Cancel | Reply
 FromWorker = Ask | Told | Warned | Done | Failed

@@ -1,5 +1,6 @@
 """Putting a backup back: verified to its end, staged beside what it replaces, swapped in by renames, or not at all."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -117,7 +118,7 @@ def _swap_in(
             watch.phase("swapping")
             swapping.swap()
             _apply(channel)
-            _finish(swapping, watch)
+            _finish(swapping, channel)
     except _Undecided:
         raise
     except BaseException:
@@ -137,12 +138,17 @@ def _apply(channel: Channel) -> None:
         raise _Undecided from gone
 
 
-def _finish(swapping: Swap, watch: Watch) -> None:
-    """All is new by now: that something old could not be removed is no reason to call it a failure."""
+def _finish(swapping: Swap, channel: Channel) -> None:
+    """All is new by now, and stays so: nothing in here makes the restore fail, or keeps its services waiting."""
+    watch = channel.context
     try:
+        swapping.commit()
+        with contextlib.suppress(BackupError, Gone):
+            channel.ask("release")  # removing what was replaced may take long, and concerns no service
+        watch.phase("removing")
         swapping.finish()
-    except BackupError as error:
-        watch.warn(f"what was replaced could not be removed yet: {error.message}")
+    except (BackupError, OSError) as error:
+        watch.warn(f"all is restored, but the restore cannot be brought to its end yet: {error}")
 
 
 def _stage(held: "Archive | Snapshots", trees: Sequence[Tree], places: Sequence[Place], own: Path) -> None:

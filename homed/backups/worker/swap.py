@@ -5,9 +5,10 @@ The journal says what must be known besides, and is written before. So every ste
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,8 @@ class Swap:
         self._work = work
         self._journal = written
         self._warn = warn
+        self._left = False
+        self._tidied: set[Path] = set()
 
     @classmethod
     def begin(cls, work: Path, places: Sequence[Place], id: str, warn: Warn) -> "Swap":
@@ -73,7 +76,10 @@ class Swap:
             raise
 
     def undo(self) -> None:
-        """Have the old trees back, and remove the new ones. It may be done again. After `finish` began: nothing."""
+        """Have the old trees back, and remove the new ones. It may be done again. After `commit` began: nothing.
+
+        BackupError if not all of the old could be put back.
+        """
         if self._journal.phase is Phase.FINISHING:
             return
         with _told():
@@ -81,35 +87,75 @@ class Swap:
                 for item in reversed(self._journal.items):
                     _take_back(item, self._journal.id, self._warn)
                 self._sync()
-                self._note(Phase.UNDONE)
+                self._note_undone()
             self._clean(old=True)
 
-    def finish(self) -> None:
-        """Remove the old trees. From here on there is no way back, so it must be known that homed did its side.
+    def commit(self) -> None:
+        """Decide that all stays new: from here on there is no way back, so it must be known that homed did its side.
 
-        BackupError where they cannot be removed: all is new nevertheless, and `recover` tries it again.
+        Targets that are mount points are done with afterwards; of the others the old trees still lie aside.
         """
-        with _told():
-            self._note(Phase.FINISHING)
-            self._clean(old=False)
+        try:
+            self._write(Phase.FINISHING)
+        except BackupError:
+            # The same is decided again at the next start, as homed's side is done.
+            self._journal = msgspec.structs.replace(self._journal, phase=Phase.FINISHING)
+        self._tidy([item for item in self._journal.items if item.place.kind is Kind.INSIDE], old=False)
+
+    def finish(self) -> None:
+        """Remove the old trees. What cannot be removed is warned of, and left for `clean_up`: all is new already."""
+        if self._journal.phase is not Phase.FINISHING:
+            self.commit()
+        self._clean(old=False)
 
     def _clean(self, *, old: bool) -> None:
-        """Remove the holders, then the journal. `old`: it is the old state that stays."""
-        for item in self._journal.items:
-            with _holder(item, self._journal.phase) as (base, there):
+        """Remove the holders, then the journal. `old`: it is the old state that stays.
+
+        The restore is decided, one way or the other: nothing here makes it fail, or keeps anybody waiting.
+        """
+        self._tidy(self._journal.items, old=old)
+        if old:
+            for path in sorted({path for item in self._journal.items for path in item.made}, reverse=True):
+                with suppress(OSError), disk.folder(path.parent) as above:
+                    disk.unmake((above, path.name))
+        self._try(self._sync)
+        if self._left:
+            with _told():
+                journal.leave(self._work)
+        else:
+            with _told():
+                journal.drop(self._work)
+
+    def _tidy(self, items: Iterable[Item], *, old: bool) -> None:
+        for item in items:
+            holder = item.place.holder
+            if holder not in self._tidied and self._try(partial(self._remove, item, old=old)):
+                self._tidied.add(holder)
+
+    def _try(self, act: Callable[[], None]) -> bool:
+        """Twice if it fails: by then at the latest an error that passes is over. False, and warned of, if it stays."""
+        try:
+            try:
+                act()
+            except (BackupError, OSError):
+                act()
+        except (BackupError, OSError) as error:
+            self._left = True
+            self._warn(f"what was put aside is still there, and its removal is tried again: {_said(error)}")
+            return False
+        return True
+
+    def _remove(self, item: Item, *, old: bool) -> None:
+        with _holder(item, self._journal.phase) as (base, there):
+            try:
                 if there:
                     disk.remove((base, item.place.holder.name))
+            finally:
                 attributes = item.before if old else item.after
                 if attributes is not None and self._journal.phase is Phase.STAGING:
                     attributes = mountpoint.later(base, attributes)  # only homed's folder has been in it
                 if attributes is not None:
                     mountpoint.apply(base, attributes)
-        if old:
-            for path in sorted({path for item in self._journal.items for path in item.made}, reverse=True):
-                with suppress(FileNotFoundError, NotADirectoryError), disk.folder(path.parent) as above:
-                    disk.unmake((above, path.name))
-        self._sync()
-        journal.drop(self._work)
 
     def _sync(self) -> None:
         done = set()
@@ -124,12 +170,12 @@ class Swap:
         journal.save(self._work, changed)
         self._journal = changed
 
-    def _note(self, phase: Phase) -> None:
-        """As `_write`; but on a full disk it is gone on: the same is decided again at the next start."""
+    def _note_undone(self) -> None:
+        """But on a full disk it is gone on: the same is decided again at the next start."""
         try:
-            self._write(phase)
+            self._write(Phase.UNDONE)
         except BackupSpaceError:
-            self._journal = msgspec.structs.replace(self._journal, phase=phase)
+            self._journal = msgspec.structs.replace(self._journal, phase=Phase.UNDONE)
 
 
 def recover(work: Path, applied: bool, warn: Warn) -> Outcome:
@@ -146,6 +192,27 @@ def recover(work: Path, applied: bool, warn: Warn) -> Outcome:
         return Outcome.COMPLETED
     swap.undo()
     return Outcome.ROLLED_BACK
+
+
+def clean_up(work: Path) -> list[str]:
+    """Remove what a restore that has ended could not; returns why it still cannot be, empty if nothing is left."""
+    try:
+        written = journal.load_left(work)
+    except BackupError as error:
+        return [error.message]
+    why = []
+    for item in () if written is None else written.items:
+        try:
+            with _holder(item, Phase.FINISHING) as (base, there):
+                if there:
+                    before = mountpoint.read(base)
+                    disk.remove((base, item.place.holder.name))
+                    os.utime(base, ns=(before.accessed, before.modified))
+        except (BackupError, OSError) as error:
+            why.append(_said(error))
+    if not why:
+        journal.drop_left(work)
+    return why
 
 
 def _check(places: Sequence[Place]) -> None:
@@ -220,6 +287,12 @@ def _told() -> Iterator[None]:
 
 
 def _raised(error: OSError) -> BackupError:
-    names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     kind = BackupSpaceError if error.errno in journal.FULL else BackupError
-    return kind(f"the data could not be put in place: {error.strerror}{f' ({names})' if names else ''}")
+    return kind(f"the data could not be put in place: {_said(error)}")
+
+
+def _said(error: BackupError | OSError) -> str:
+    if isinstance(error, BackupError):
+        return error.message
+    names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{error.strerror}{f' ({names})' if names else ''}"
