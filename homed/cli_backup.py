@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,12 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         one.add_argument(f"--no-{what}", action="store_const", const=False, dest=what, help=f"no {what}")
     parser.add_argument("--no-config", action="store_const", const=False, dest="with_config", help="no configuration")
     parser.add_argument("--keys", action="store_true", help="the API keys too")
+    parser.add_argument(
+        "--file-settings",
+        action="store_true",
+        help="homed.toml too, and so the settings that can be set there only (which else stay as they are)",
+    )
+    parser.add_argument("--yes", action="store_true", help="replace volumes without asking")
     parser.add_argument("--dry-run", action="store_true", help="only say what would change")
 
 
@@ -142,7 +148,40 @@ def _verify(options: Options) -> int:
 def _restore(options: Options) -> int:
     wish = {"services": options.services, "volumes": options.volumes, "config": options.with_config}
     body: dict[str, object] = {name: value for name, value in wish.items() if value is not None}
+    if options.file_settings:
+        body["file_settings"] = True
+    if not options.dry_run and not options.yes and not _agreed(options):
+        print("homed: nothing was restored", file=sys.stderr)
+        return 1
     return _opened(options, "restore", {**body, "keys": options.keys, "dry_run": options.dry_run})
+
+
+def _agreed(options: Options) -> bool:
+    """Ask before data is replaced. ValidationError if there is nobody to ask."""
+    if options.volumes is False:
+        return True
+    backup = Control(options.state).get("backups", options.backup)
+    names = _replaced(options, backup["sections"])
+    if not names:
+        return True
+    if not sys.stdin.isatty():
+        raise ValidationError([], f"this would replace {', '.join(names)}: confirm it with --yes")
+    made = moment(backup["created_at"])
+    print(f"This replaces {', '.join(names)} as a whole: what was written since {made} is lost.", file=sys.stderr)
+    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _replaced(options: Options, sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the volumes and bind mounts that a restore replaces."""
+    if not sections:
+        return ["all data that it holds"]  # it is sealed, and was never opened here
+    data = [one for one in sections if one["kind"] != "state"]
+    if options.volumes:
+        data = [one for one in data if one["name"] in options.volumes]
+    elif options.services:
+        data = [one for one in data if set(options.services) & set(one["users"])]
+    return [one["name"] for one in data]
 
 
 def _copy(options: Options) -> int:

@@ -24,7 +24,8 @@ CREATE, FOLLOW = ("POST", "backups?wait=false"), ("GET", "backups/operations/7")
 BACKUP = {
     "name": NAME, "type": "full", "size": 1_230_000, "created_at": "2026-11-21T02:00:00.000Z", "damage": None,
     "verified_at": "2026-11-21T03:00:00Z", "encrypted": True, "copies": ["vault"], "services": ["web"],
-    "sections": [{"kind": "volume", "name": "data", "size": 7, "capture": "paused", "changed": []}], "schedule": None,
+    "sections": [{"kind": "volume", "name": "data", "size": 7, "capture": "paused", "changed": [],
+                  "users": ["web"]}], "schedule": None,
 }  # fmt: skip
 Run = Callable[..., int]
 
@@ -153,7 +154,7 @@ def test_one_is_shown_with_what_is_in_it(homed: Answers, run: Run, capsys: pytes
     assert run("show", NAME) == 0
     out = capsys.readouterr().out
     assert f"name: {NAME}\n" in out and "services:\n  - web\n" in out
-    assert "  - kind volume, name data, size 7, capture paused\n" in out
+    assert "  - kind volume, name data, size 7, capture paused, users ['web']\n" in out
     assert "damage" not in out
 
 
@@ -176,13 +177,14 @@ def test_one_is_deleted_or_copied(homed: Answers, run: Run) -> None:
         (("--services", "web,db", "--no-volumes"), {"services": ["web", "db"], "volumes": False}),
         (("--no-services", "--volumes", "data,/srv/site"), {"services": False, "volumes": ["data", "/srv/site"]}),
         (("--no-config", "--keys", "--dry-run"), {"config": False, "keys": True, "dry_run": True}),
+        (("--file-settings", "--no-volumes"), {"volumes": False, "file_settings": True}),
     ],
 )
 def test_what_is_restored_is_chosen(
     homed: Answers, run: Run, arguments: Sequence[str], body: dict[str, object]
 ) -> None:
     homed.on("POST", f"backups/{NAME}/restore?wait=false", BEGUN)
-    assert run("restore", NAME, *arguments) == 0
+    assert run("restore", NAME, "--yes", *arguments) == 0
     assert homed.bodies(f"backups/{NAME}/restore?wait=false") == [{"keys": False, "dry_run": False, **body}]
 
 
@@ -206,6 +208,45 @@ def test_a_wrong_call_is_told_apart(run: Run, arguments: Sequence[str], capsys: 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "agreed"), [("y\n", True), ("Yes\n", True), ("\n", False), ("n\n", False), ("", False)]
+)
+def test_before_volumes_are_replaced_it_is_asked(
+    homed: Answers, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str,
+    agreed: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    homed.on("GET", f"backups/{NAME}", (200, BACKUP))
+    homed.on("POST", f"backups/{NAME}/restore?wait=false", BEGUN)
+    assert run("restore", NAME) == (0 if agreed else 1)
+    assert len(homed.bodies(f"backups/{NAME}/restore?wait=false")) == agreed
+    assert "This replaces data as a whole" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--services", "web"), ("--volumes", "data"), ("--no-services",)])
+def test_with_nobody_to_ask_nothing_is_replaced_without_yes(
+    homed: Answers, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: Sequence[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    homed.on("GET", f"backups/{NAME}", (200, BACKUP))
+    homed.on("POST", f"backups/{NAME}/restore?wait=false", BEGUN)
+    assert run("restore", NAME, *arguments) == 2
+    assert not homed.bodies(f"backups/{NAME}/restore?wait=false")
+    assert "would replace data" in (said := capsys.readouterr().err) and "--yes" in said
+    assert run("restore", NAME, *arguments, "--yes") == 0
+
+
+@pytest.mark.parametrize("arguments", [("--no-volumes",), ("--dry-run",), ("--services", "other")])
+def test_nobody_is_asked_if_no_volume_is_replaced(
+    homed: Answers, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    homed.on("GET", f"backups/{NAME}", (200, BACKUP))
+    homed.on("POST", f"backups/{NAME}/restore?wait=false", BEGUN)
+    assert run("restore", NAME, *arguments) == 0
 
 
 @pytest.mark.parametrize(
@@ -237,7 +278,7 @@ def test_a_passphrase_is_asked_for_where_one_is_needed(
     homed.on("POST", f"backups/{NAME}/restore?wait=false", BEGUN)
     sealed = operation("failed", failure=("BACKUP_KEY_MISSING", "it is sealed"))
     homed.on(*FOLLOW, sealed, operation(result={"restored": {"services": ["web"]}}))
-    assert run("restore", NAME) == 0
+    assert run("restore", NAME, "--yes") == 0
     plain = {"keys": False, "dry_run": False}
     assert homed.bodies(f"backups/{NAME}/restore?wait=false") == [plain, {**plain, "passphrase": "typed"}]
     assert capsys.readouterr().out == "restored:\n  services:\n    - web\n"

@@ -195,7 +195,9 @@ class Front:
         body = None
         if route.body is not None:
             body = await decode.read_json(request, route.body, config.api.body_limit, optional=route.optional)
-        return await self._respond(route, Call(request, principal, request_id, request.match_info, query, body))
+        return await self._respond(
+            route, Call(request, principal, request_id, request.match_info, query, body, origin.control)
+        )
 
     async def _respond(self, route: Route, call: Call) -> web.StreamResponse:
         value = await route.handler(call)

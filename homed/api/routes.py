@@ -18,7 +18,10 @@ HEADERS = web.RequestKey("homed.headers", dict[str, str])
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, decoded: `body` and `query` are of the types that the route declares."""
+    """One request, decoded: `body` and `query` are of the types that the route declares.
+
+    `control`: it came by the socket in the state directory, so from root on this board.
+    """
 
     request: web.Request
     principal: Principal
@@ -26,6 +29,7 @@ class Call:
     path: Mapping[str, str]
     query: Any = None
     body: Any = None
+    control: bool = False
 
 
 Handler = Callable[[Call], Awaitable[object]]

@@ -38,7 +38,9 @@ class Settings(Protocol):
 
     def try_out(self, file: Path | None, overlay: Path) -> None: ...
 
-    def restore(self, overlay: bytes | None) -> list[str]: ...
+    def plan_restore(self, file: Path, overlay: Path) -> list[str]: ...
+
+    def restore(self, overlay: bytes | None, file: bytes | None = None) -> list[str]: ...
 
     def take_back(self) -> None: ...
 
@@ -46,12 +48,16 @@ class Settings(Protocol):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What homed has to do once the trees are swapped: kept on the disk, so that a homed that was killed can."""
+    """What homed has to do once the trees are swapped: kept on the disk, so that a homed that was killed can.
+
+    `file_settings`: the owner's file is one of the trees. Older homeds had it always so.
+    """
 
     held: tuple[str, ...]
     services: tuple[str, ...]
     config: bool
     keys: bool
+    file_settings: bool = True
 
 
 class Restoring:
@@ -144,7 +150,8 @@ class Restoring:
         await self._own.put(saved, keys=step.keys)
         restart: list[str] = []
         if step.config:
-            restart = await asyncio.to_thread(self._settings.restore, saved.overlay)
+            file = None if step.file_settings or not saved.has_config else work / _OWN / boardstate.CONFIG
+            restart = await asyncio.to_thread(self._restore_settings, saved.overlay, file)
         try:
             await self._services.put({name: saved.services[name] for name in step.services})
         except HomedError:
@@ -159,6 +166,13 @@ class Restoring:
                 log.exception("The restored configuration could not be applied")
                 restart = restart or ["the restored configuration"]
         return restart
+
+    def _restore_settings(self, overlay: bytes | None, file: Path | None) -> list[str]:
+        try:
+            data = None if file is None else file.read_bytes()
+        except OSError as error:
+            raise BackupError(f"the configuration of the backup cannot be read: {error.strerror}") from error
+        return self._settings.restore(overlay, data)
 
     async def plan(
         self, backup: Backup, saved: Saved, wish: RestoreWish, running: Running
@@ -194,9 +208,16 @@ class Restoring:
             "config": config,
             "keys": wish.keys,
         }
-        if config and saved.has_config:
+        file_settings = wish.file_settings and saved.has_config
+        if config and file_settings:
             trees.append(Tree(_CONFIG, str(self._own.config_file)))
-        step = Step(held=tuple(held), services=tuple(chosen.services), config=config, keys=wish.keys)
+        step = Step(
+            held=tuple(held),
+            services=tuple(chosen.services),
+            config=config,
+            keys=wish.keys,
+            file_settings=file_settings,
+        )
         writable = tuple(sorted({source.path for capture in captures for source in capture.sources if source.path}))
         return Plan(tuple(trees), wish.dry_run, writable), step, shown
 
@@ -222,9 +243,15 @@ class Restoring:
             return await self._services.find_volume(section.name) or ""
         return await self._services.make_volume(section.name)
 
-    def try_out(self, own: Path, saved: Saved) -> None:
-        file = own / boardstate.CONFIG if saved.has_config else None
-        self._settings.try_out(file, own / boardstate.OVERLAY)
+    def try_out(self, own: Path, saved: Saved, step: Step) -> list[str]:
+        """Check that the configuration can be in force here; list the settings that would stay as they are, since the
+        owner's file alone may set them. ConfigError.
+        """
+        file, overlay = own / boardstate.CONFIG, own / boardstate.OVERLAY
+        if saved.has_config and not step.file_settings:
+            return self._settings.plan_restore(file, overlay)
+        self._settings.try_out(file if saved.has_config else None, overlay)
+        return []
 
     async def hold(self, step: Step) -> None:
         await self._services.hold(step.held, _WHY)
@@ -256,7 +283,13 @@ class _One:
         plan, step, self.shown = await self._restoring.plan(backup, saved, self._wish, self._running)
         if step.config:
             # Before anything is swapped: with a file that is not valid here, homed could not even start to undo it.
-            await asyncio.to_thread(self._restoring.try_out, own, saved)
+            kept = await asyncio.to_thread(self._restoring.try_out, own, saved, step)
+            self.shown["settings_kept"] = kept
+            if kept:
+                self._running.warn(
+                    f"these settings stay as they are, as homed.toml alone may hold them: {', '.join(kept)}; on the "
+                    "board, as root, `homed backup restore --file-settings` restores them too"
+                )
         self._step = step
         if not plan.dry_run:
             await asyncio.to_thread(_write_step, self._work, step)

@@ -19,12 +19,14 @@ class RestoreWish(msgspec.Struct, frozen=True):
     """How much of a backup is to be put back, or (`dry_run`) only planned.
 
     `services` and `volumes` are all, none, or those named: services by name; volumes by name, bind mounts by path.
-    `keys` are the API keys of the board that was backed up, as far as this one does not have them.
+    `keys` are the API keys of the board that was backed up, as far as this one does not have them. `file_settings`: the
+    owner's file is restored, and so what can be set in that file only; else that stays as it is.
     """
 
     services: bool | tuple[str, ...] = True
     volumes: bool | tuple[str, ...] = True
     config: bool = True
     keys: bool = False
+    file_settings: bool = False
     dry_run: bool = False
     unlock: Unlock | None = None

@@ -155,8 +155,15 @@ async def test_a_part_of_a_backup_is_restored(place: Place) -> None:
         },
     )
     (wish,) = place.backups.asked
-    assert wish == RestoreWish(("web",), ("data", "/srv/www"), False, True, False, Unlock("x", None))
+    assert wish == RestoreWish(("web",), ("data", "/srv/www"), False, True, unlock=Unlock("x", None))
     assert await place.audited() == [("backup.restore", 200)]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_the_owners_file_is_not_restored_over_the_api(place: Place, dry_run: bool) -> None:
+    body = {"file_settings": True, "dry_run": dry_run}
+    assert await place.refused("POST", f"/{FULL}/restore", json=body) == (403, "FORBIDDEN")
+    assert place.backups.asked == []
 
 
 async def test_what_a_restore_would_change_is_told(place: Place) -> None:

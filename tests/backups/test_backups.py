@@ -1,10 +1,12 @@
 import asyncio
 import json
 import os
+import stat
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,8 +128,58 @@ async def test_the_configuration_comes_back_with_the_backup(board: BackupBoard) 
     operation = await board.restore(name, services=False, volumes=False)
 
     assert operation.failure is None
-    assert board.settings.file.read_text() == 'name = "one"\n'
+    assert board.settings.file.read_text() == 'name = "two"\n'  # the owner's file stays
+    assert board.settings.current.name == "one"
     assert board.settings.applied == 1
+
+
+_POWERFUL = """name = "theirs"
+[containers]
+allow_privileged = true
+allow_host_root = true
+[jobs]
+users = ["root"]
+"""
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_settings_that_the_file_alone_may_hold_are_not_restored_but_listed(
+    board: BackupBoard, dry_run: bool
+) -> None:
+    board.settings.file.write_text(_POWERFUL)
+    name = (await board.create()).backup
+    board.settings.file.write_text('name = "mine"\n')
+
+    operation = await board.restore(name, services=False, volumes=False, dry_run=dry_run)
+
+    assert operation.failure is None
+    shown: Any = operation.result["plan" if dry_run else "restored"]
+    kept = ["containers.allow_host_root", "containers.allow_privileged", "jobs.users"]
+    assert sorted(shown["settings_kept"]) == kept
+    assert any(all(one in warning for one in kept) for warning in operation.warnings)
+    assert board.settings.file.read_text() == 'name = "mine"\n'
+    if not dry_run:
+        now = board.settings.current
+        assert (now.name, now.containers.allow_privileged, now.jobs.users) == ("theirs", False, ())
+        assert "allow" not in (board.state / "config.json").read_text()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640])
+async def test_the_file_comes_back_with_its_settings_if_that_is_asked_for(board: BackupBoard, mode: int) -> None:
+    """With the mode and owner of the one that it replaces."""
+    board.settings.file.write_text(_POWERFUL)
+    name = (await board.create()).backup
+    board.settings.file.write_text('name = "mine"\n')
+    board.settings.file.chmod(mode)
+    os.chown(board.settings.file, 0, 1234)
+
+    operation = await board.restore(name, services=False, volumes=False, file_settings=True)
+
+    assert operation.failure is None
+    assert board.settings.file.read_text() == _POWERFUL
+    assert board.settings.current.containers.allow_privileged
+    there = board.settings.file.stat()
+    assert (stat.S_IMODE(there.st_mode), there.st_uid, there.st_gid) == (mode, 0, 1234)
 
 
 async def test_a_configuration_that_is_not_valid_here_is_refused_before_anything_is_touched(
@@ -153,7 +205,7 @@ async def test_where_homeds_part_fails_the_board_is_as_it_was(board: BackupBoard
     board.settings.file.write_text('name = "two"\n')
     board.services.put_fails = True
 
-    operation = await board.restore(name)
+    operation = await board.restore(name, file_settings=True)
 
     assert operation.failure is not None
     assert operation.failure.code == "STORE_ERROR"

@@ -262,7 +262,7 @@ def test_a_lost_board_is_rebuilt_on_another_one(homed: Backed, other: Backed, bo
     planned = json.loads(other.cli("restore", name, "--dry-run", "--json"))
     assert {"web", "db"} <= set(re.findall(r'"(\w+)"', json.dumps(planned["result"])))
     assert other.call("GET", "/api/v1/services").body["services"] == []
-    other.cli("restore", name)
+    other.cli("restore", name, "--yes", "--file-settings")
 
     for one in ("web", "db"):
         other.wait_for(one)
@@ -284,7 +284,7 @@ def test_a_sealed_backup_is_made_with_nobody_there_and_opens_with_the_passphrase
     assert board.run("grep", "-c", "homed-test/busybox", f"{STATE}/backups/{name}", check=False).stdout == "0\n"
 
     def restore(passphrase: str) -> int:
-        command = ("homed", "backup", "restore", name, "--passphrase-stdin")
+        command = ("homed", "backup", "restore", name, "--yes", "--passphrase-stdin")
         return board.run(*command, check=False, input=f"{passphrase}\n").returncode
 
     board.write(path, "after\n")
@@ -316,7 +316,7 @@ def test_an_incremental_backup_is_made_and_put_back_in_the_workers_sandbox(homed
     before = homed.tree(f"{VOLUMES}/db/_data")
     name = homed.make("--type", "incremental")
     board.run("sh", "-c", f"rm -rf {VOLUMES}/db/_data/*; echo new > {VOLUMES}/db/_data/new")
-    homed.cli("restore", name, "--no-config")
+    homed.cli("restore", name, "--yes", "--no-config")
     homed.wait_for("db")
     assert homed.tree(f"{VOLUMES}/db/_data") == before
     board.run("rm", "-r", "/srv/restic")
@@ -360,7 +360,7 @@ def test_a_power_cut_in_the_middle_of_a_restore_leaves_all_of_it_old_or_all_new(
     for path in paths:
         board.write(path, "now\n")
 
-    homed.cli("restore", name, "--no-wait")
+    homed.cli("restore", name, "--yes", "--no-wait")
     up = ("docker", "inspect", "--format={{.State.Running}}", "db")
     until("it to be stopped", lambda: board.run(*up, check=False).stdout != "true\n", timeout=30)
     board.run("systemctl", "kill", "--signal=STOP", "homed-backup-worker@*", check=False)

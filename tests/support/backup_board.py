@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from homed import config
+from homed import settings
 from homed.backups import parts
 from homed.backups.backups import Backups
 from homed.backups.creating import Board
@@ -109,29 +109,18 @@ class Folders:
         return []
 
 
-class Settings:
-    """The configuration, as a restore sees it."""
+class Settings(settings.Settings):
+    """The configuration, as a restore sees it: whatever a test has written into the file is in force."""
 
-    def __init__(self, file: Path, overlay: Path):
-        self.file = file
-        self._overlay = overlay
-        self._before: bytes | None = None
-        self.applied = 0
+    applied = 0
 
-    def try_out(self, file: Path | None, overlay: Path) -> None:
-        config.load(file or self.file, overlay)
-
-    def restore(self, overlay: bytes | None) -> list[str]:
-        self._before = self._overlay.read_bytes() if self._overlay.exists() else b"{}"
-        self._overlay.write_bytes(overlay or b"{}")
-        return []
-
-    def take_back(self) -> None:
-        if self._before is not None:
-            self._overlay.write_bytes(self._before)
+    def restore(self, overlay: bytes | None, file: bytes | None = None) -> list[str]:
+        self.reload()
+        return super().restore(overlay, file)
 
     def apply(self) -> None:
         self.applied += 1
+        super().apply()
 
 
 class _NoTimers:

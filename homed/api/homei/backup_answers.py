@@ -54,13 +54,16 @@ class Restoring(Opening, frozen=True, forbid_unknown_fields=True):
     """How much is put back: `services` and `volumes` are all, none, or those named (bind mounts by their path).
 
     With services named and volumes not, these are the ones that those services use. `keys` are the API keys, which are
-    added to those that are there; `dry_run` says what would change, and changes nothing.
+    added to those that are there; `dry_run` says what would change, and changes nothing. Settings that only the owner's
+    file may hold stay as they are, and are listed as `settings_kept`; `file_settings` restores the file too, and may be
+    asked for on the board by root alone (`homed backup restore --file-settings`).
     """
 
     services: bool | Chosen = True
     volumes: bool | Chosen = True
     config: bool = True
     keys: bool = False
+    file_settings: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:

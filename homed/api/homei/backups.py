@@ -42,7 +42,7 @@ from homed.backups.retention import Retained
 from homed.backups.schedules import Scheduled
 from homed.backups.wishes import RestoreWish, Wish
 from homed.backups.worker.messages import Unlock
-from homed.errors import BackupConflictError, FieldError, HomedError, NotFoundError, ValidationError
+from homed.errors import BackupConflictError, FieldError, ForbiddenError, HomedError, NotFoundError, ValidationError
 
 PATH = "/api/v1/backups"
 MEDIA = {names.PLAIN: "application/gzip", names.SEALED: "application/x-tar"}
@@ -184,9 +184,20 @@ class _Resource:
 
     async def restore(self, call: Call) -> object:
         wanted: Restoring = call.body
+        if wanted.file_settings and not call.control:
+            raise ForbiddenError(
+                "settings that can be set in homed.toml only are never restored over the API: on the board, as root, "
+                "use `homed backup restore --file-settings`"
+            )
         wish = RestoreWish(
-            wanted.services, wanted.volumes, wanted.config, wanted.keys, wanted.dry_run, wanted.unlock
-        )  # fmt: skip
+            services=wanted.services,
+            volumes=wanted.volumes,
+            config=wanted.config,
+            keys=wanted.keys,
+            file_settings=wanted.file_settings,
+            dry_run=wanted.dry_run,
+            unlock=wanted.unlock,
+        )
         begun = await self._backups.restore(_name(call), wish)
         if wanted.dry_run:
             return await self._done(call, begun, "planned", "Nothing was changed: the plan says what would be")

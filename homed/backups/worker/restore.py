@@ -28,6 +28,7 @@ _LARGEST_STATE = 1 << 30
 _MOST_IN_STATE = 100
 # What homed reads as a whole, and has memory for.
 _LARGEST = {boardstate.RECORDS: 64 << 20, boardstate.OVERLAY: 1 << 20, boardstate.CONFIG: 1 << 20}
+_CONFIG_MODE = 0o644  # as the package installs it: it holds no secrets, but names their files
 OWN = "own"  # where in the operation's folder homed's own state is unpacked, for homed to read
 
 
@@ -155,10 +156,22 @@ def _stage(held: "Archive | Snapshots", trees: Sequence[Tree], places: Sequence[
     pieces = []
     for tree, place in zip(trees, places, strict=True):
         if tree.section.kind == "config":
-            shutil.copy2(own / boardstate.CONFIG, place.item)
+            _stage_config(own / boardstate.CONFIG, place)
         else:
             pieces.append((tree.section, place.tree))
     held.unpack(pieces)
+
+
+def _stage_config(source: Path, place: Place) -> None:
+    """With the mode, owner and attributes of the file that it replaces: who could read that can read this."""
+    shutil.copyfile(source, place.item)
+    try:
+        there = place.target.stat()
+        os.chown(place.item, there.st_uid, there.st_gid)
+        shutil.copystat(place.target, place.item)
+    except FileNotFoundError:
+        place.item.chmod(_CONFIG_MODE)
+    os.utime(place.item)
 
 
 def _check_space(trees: Sequence[Tree], reserve: int) -> None:
