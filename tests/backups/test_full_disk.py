@@ -118,7 +118,7 @@ async def test_a_restore_for_which_the_state_has_no_room_changes_nothing(
         name = (await board.create()).backup
         data = tmp_path / "board" / "data"
         (data / "web" / "0").write_text("changed")
-        before, there = snapshot(tmp_path / "board" / "data"), files(board.folder)
+        before, there = trees_in(data), files(board.folder)
         for left in LEFT:
             with full(disk, left):
                 failure = await attempt(board, name, config=False)
@@ -126,13 +126,20 @@ async def test_a_restore_for_which_the_state_has_no_room_changes_nothing(
                 if not failure:
                     break
                 assert failure == "BACKUP_NO_SPACE", left
-                assert snapshot(data) == before, left
+                assert trees_in(data) == before, left
                 assert board.services.held == set()
                 assert files(board.folder) == there
                 assert not files(disk / "backup-work"), left
         else:
             raise AssertionError("there was never room enough")
         assert (data / "web" / "0").stat().st_size == 75_000
+
+
+def trees_in(folder: Path) -> dict[bytes, tuple[object, ...]]:
+    """All in it, without itself: that something was staged beside the trees for a moment changes its time."""
+    found = snapshot(folder)
+    del found[b"."]
+    return found
 
 
 async def test_a_restore_that_runs_out_of_inodes_leaves_the_data_as_it_was(tmp_path: Path, nursery: Nursery) -> None:
