@@ -223,7 +223,7 @@ class Acceptor:
         else:
             connection.drop = connection.expire = lambda: self._discard(one, connection)
             self._pool.wait(connection, time.monotonic() + FIRST_BYTE_TIMEOUT)
-            self._look(one, connection)
+            self._look(one, connection, source)
 
     def _source(self, address: Any) -> tuple[Source, str]:
         if self._control:
@@ -233,12 +233,12 @@ class Acceptor:
         local = is_loopback_peer(address[0])
         return (Source.LOCAL if local else Source.REMOTE), client_of(address[0])
 
-    def _look(self, one: socket.socket, connection: Connection) -> None:
+    def _look(self, one: socket.socket, connection: Connection, source: Source) -> None:
         """Decide by the first byte, as soon as it is there. Until then a connection costs its socket alone."""
         try:
             first = one.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
-            self._loop.add_reader(one, self._look, one, connection)
+            self._loop.add_reader(one, self._look, one, connection, source)
             return
         except OSError:
             first = b""
@@ -246,7 +246,7 @@ class Acceptor:
         if not first:
             self._discard(one, connection)
             return
-        connection.plain = first != _CLIENT_HELLO and self._source(one.getpeername())[0] is Source.REMOTE
+        connection.plain = first != _CLIENT_HELLO and source is Source.REMOTE
         self._serve(one, connection, tls=first == _CLIENT_HELLO)
 
     def _discard(self, one: socket.socket, connection: Connection) -> None:

@@ -241,8 +241,8 @@ def test_metrics_are_served_alone_and_a_port_in_use_is_a_note_that_leaves_it_hea
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, tls: bool) -> AsyncIterator[tuple[Listeners, int]]:
-    made = Listeners(100)
+async def serving(folder: Path, *, tls: bool, connections: int = 100) -> AsyncIterator[tuple[Listeners, int]]:
+    made = Listeners(connections)
 
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"scheme": request.scheme, "length": len(await request.read())})
@@ -409,3 +409,40 @@ async def test_noise_on_a_tls_port_is_no_error_of_homed(tmp_path: Path, caplog: 
         await gone(made)
     assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING and "self-signed" not in
             one.getMessage()] == []  # fmt: skip
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+async def test_a_storm_of_connections_is_survived_and_forgotten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tls: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: caplog.handler.handle(
+        logging.LogRecord("loop", logging.ERROR, __file__, 0, str(context), (), None)
+    ))  # fmt: skip
+    context = unverified() if tls else None
+    answered = 0
+
+    async def come(number: int, port: int) -> None:
+        nonlocal answered
+        kind = number % 5
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context if kind else None)
+            writer.write(REQUEST[: number % len(REQUEST)] if kind == 1 else REQUEST)
+            if kind == 2:
+                writer.transport.abort()
+                return
+            if kind in (3, 4):
+                async with asyncio.timeout(20):
+                    answered += b" 200 " in await reader.readline()
+            writer.close()
+
+    async with serving(tmp_path, tls=tls, connections=8) as (made, port):
+        for start in range(0, 400, 40):
+            await asyncio.gather(*(come(number, port) for number in range(start, start + 40)))
+        await gone(made)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(REQUEST)
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        assert answered > 0
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR] == []
