@@ -22,6 +22,7 @@ BASE = frozenset(
         "validation",
         "json_structure",
         "atomic",
+        "dirfd",
         "health",
         "metrics",
         "model",

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from homed import dirfd
 
 
 def remove(folder: Path) -> bool:
@@ -36,7 +36,7 @@ def _clear(folder: int, stuck: set[str]) -> list[str]:
     inner = []
     for name in os.listdir(folder):
         try:
-            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            if dirfd.is_directory(name, folder):
                 inner.append(name)
             else:
                 os.unlink(name, dir_fd=folder)
@@ -48,15 +48,19 @@ def _clear(folder: int, stuck: set[str]) -> list[str]:
 @contextlib.contextmanager
 def _opened(name: str, at: int | None = None) -> Iterator[int]:
     _make_ours(name, at)
-    descriptor = os.open(name, _FOLDER, dir_fd=at)
-    try:
+    with dirfd.opened(name, at) as descriptor:
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _make_ours(name: str, at: int | None) -> None:
     """To look into it, and to move it, it must be open to us."""
+    if os.geteuid() == 0:
+        return
     mode = os.stat(name, dir_fd=at, follow_symlinks=False).st_mode
-    if stat.S_ISDIR(mode) and mode & 0o700 != 0o700 and os.geteuid() != 0:
-        os.chmod(name, 0o700, dir_fd=at)
+    if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+        # A directory that may not be read can be opened for nothing but this.
+        descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+        finally:
+            os.close(descriptor)

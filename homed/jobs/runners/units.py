@@ -1,12 +1,14 @@
 """Attempts as transient units of systemd: they go on without homed, and their ends wait for it."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from homed import dirfd
 from homed.bus.connection import CallError
 from homed.bus.systemd1_jobs import Main, Program, Standing, TransientUnits, UnitExistsError
 from homed.config.jobs import Jobs as Config
@@ -262,10 +264,11 @@ async def _until_asked(ask: Callable[[], Awaitable[_T]]) -> _T:
 
 
 def _write(described: Launch, folder: Path) -> None:
-    for file in described.files:
-        path = sandbox.real(file.path, folder)
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as written:
-            written.write(file.content)
-            os.fchmod(descriptor, file.mode)
+    with dirfd.opened(str(folder)) as inside:
+        for file in described.files:
+            path = sandbox.real(file.path, folder)
+            if path.parent != folder:
+                raise OSError(22, "is not in the attempt's directory", str(path))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=inside)
+            os.close(dirfd.write(path.name, inside, file.content, file.mode))

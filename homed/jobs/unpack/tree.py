@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from homed import dirfd
 from homed.jobs.unpack.limits import Budget, Limits, shown, unsafe
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST_PART = 255
@@ -44,7 +44,7 @@ class Tree:
     def __init__(self, folder: Path, limits: Limits, budget: Budget):
         self._limits = limits
         self._budget = budget
-        self._root = os.open(folder, _FOLDER)
+        self._root = os.open(folder, dirfd.DIRECTORY)
         self._links: list[_Link] = []
         self._modes: dict[Parts, int] = {}
         self._files: set[Parts] = set()
@@ -129,10 +129,10 @@ def _into(folder: int, part: str, name: str) -> int:
     """The folder below; the one above is closed, unless that fails."""
     try:
         try:
-            below = os.open(part, _FOLDER, dir_fd=folder)
+            below = os.open(part, dirfd.DIRECTORY, dir_fd=folder)
         except FileNotFoundError:
             os.mkdir(part, 0o755, dir_fd=folder)
-            below = os.open(part, _FOLDER, dir_fd=folder)
+            below = os.open(part, dirfd.DIRECTORY, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             raise unsafe(f"{shown(name)} stands below what is no folder") from error
