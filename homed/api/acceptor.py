@@ -38,7 +38,6 @@ _EXHAUSTED_DELAY = 0.2
 _EXHAUSTED_DROPS = 16  # and not one alone: homed's own files need room, too
 _WARNING_INTERVAL = 60.0
 _DRAINED_BYTES = 65_536
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 Handler = Callable[[Connection], "HttpProtocol"]
 
@@ -148,7 +147,8 @@ class _TlsProtocol(SSLProtocol):
 
 
 class Acceptor:
-    """Accepts on one listening socket. `control`: it is the command line's.
+    """Accepts on one listening socket. `control`: it is the command line's. `full` is what those are told that there is
+    no room for.
 
     With `tls`, clients from this machine may speak plain HTTP all the same; others are told to use https.
     """
@@ -160,8 +160,10 @@ class Acceptor:
         handler: Handler,
         tls: ssl.SSLContext | None,
         *,
+        full: Callable[[], bytes],
         control: bool = False,
     ):
+        self._full = full
         self._listening = listening
         self._pool = pool
         self._handler = handler
@@ -217,7 +219,7 @@ class Acceptor:
         source, client = self._source(address)
         connection = self._pool.admit(source, client)
         if connection is None:
-            _refuse(one, None if self._tls is not None else _FULL)
+            _refuse(one, None if self._tls is not None else self._full())
         elif self._tls is None:
             self._serve(one, connection, tls=False)
         else:

@@ -22,7 +22,7 @@ from homed.api.acceptor import Acceptor, HttpProtocol, is_loopback_peer
 from homed.api.connections import Connection, Pool
 from homed.api.origin import Origin
 from homed.config import Config, parse_address
-from homed.errors import ConfigError
+from homed.errors import BusyError, ConfigError
 from homed.health import Component, Health, Level
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class Listeners:
         def handler(connection: Connection) -> HttpProtocol:
             return server.make(HttpProtocol, pool=self.pool, connection=connection)
 
-        acceptor = Acceptor(one, self.pool, handler, tls, control=control)
+        acceptor = Acceptor(one, self.pool, handler, tls, full=lambda: server.rendered(_full()), control=control)
         acceptor.start()
         self._acceptors.append(acceptor)
 
@@ -226,6 +226,13 @@ class Listeners:
         for path in self._unix:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _full() -> BusyError:
+    return BusyError(
+        "too many connections of this client, or in all, are at work (api.connections_per_client, api.connections)",
+        code="TOO_MANY_CONNECTIONS",
+    )
 
 
 def _tell_beginnings(server: web.Server) -> None:

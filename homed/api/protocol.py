@@ -132,6 +132,13 @@ class Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         return self.make(Protocol)
 
+    def rendered(self, error: HomedError) -> bytes:
+        """Render an answer to a request that will not be read, after which the connection is closed."""
+        response = web.Response(status=error.status) if self._refusal is None else self._refusal("/", error)
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers["Retry-After"] = "1"
+        return _bytes_of(response)
+
     def make(self, kind: type[P], **more: Any) -> P:
         """Make a connection's protocol of this kind, which takes `more`."""
         return kind(self, self._refusal, loop=asyncio.get_running_loop(), **self._settings, **more)

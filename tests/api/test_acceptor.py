@@ -240,6 +240,24 @@ def test_metrics_are_served_alone_and_a_port_in_use_is_a_note_that_leaves_it_hea
 # Within this process: with shorter times.
 
 
+def test_a_client_whose_connections_are_all_at_work_is_told_so(tmp_path: Path) -> None:
+    host = address_of_this_machine()
+    homed = Homed(**without_engine(tmp_path, host="0.0.0.0", connections_per_client=2))  # type: ignore[arg-type]
+    key, _ = homed.make_key("person", "read")
+    with homed, ExitStack() as stack:
+        lan = Api(homed.port, host=host, headers={"X-API-Key": key}, timeout=20)
+        until("the key to hold", lambda: lan.get("/api/v1/services").status == 200)
+        for _ in range(2):
+            stack.enter_context(Follower(lan, "/ws/events"))
+        refused = lan.get("/api/v1/services")
+        assert (refused.status, refused.code) == (503, "TOO_MANY_CONNECTIONS")
+        assert refused.headers["connection"] == "close" and refused.headers["retry-after"] == "1"
+        assert homed.api.get("/health").status == 200, "others are served"
+        stack.close()
+        until("it to be served again", lambda: lan.get("/api/v1/services").status == 200)
+        homed.stop()
+
+
 @asynccontextmanager
 async def serving(folder: Path, *, tls: bool, connections: int = 100) -> AsyncIterator[tuple[Listeners, int]]:
     made = Listeners(connections)
