@@ -142,11 +142,12 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _more_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    from homed import cli_backup, cli_jobs
+    from homed import cli_backup, cli_jobs, cli_state
     from homed.agent import cli as agent
 
     cli_backup.add(commands, common)
     cli_jobs.add(commands, common)
+    cli_state.add(commands, common)
     agent.add(commands)
 
 

@@ -6,7 +6,6 @@ import logging
 import platform
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,11 @@ import msgspec
 from homed import __version__, vault
 from homed.access.keys import Keys
 from homed.access.tokens import Tokens
-from homed.api import access, certificates, docs, homei, jobs, listeners, openapi
+from homed.api import access, docs, homei, jobs, listeners, openapi
 from homed.api.access import keys as access_routes
 from homed.api.access import metrics as metrics_routes
 from homed.api.auth import Authenticator
+from homed.api.availability import guarded
 from homed.api.front import Front
 from homed.api.homei import backups as backup_routes
 from homed.api.homei import board, containers, services, sockets
@@ -54,10 +54,13 @@ from homed.jobs.runners import local as local_runner
 from homed.metrics import Metrics
 from homed.observation import Gauge, Observation, own_gauges
 from homed.probes import Probes
+from homed.serving import Serving
 from homed.settings import Settings
+from homed.standby import Standby
 from homed.state import StateDirectory
 from homed.store import migrations
 from homed.store.sqlite import SqliteStore
+from homed.supervised import supervise
 from homed.updates import parts
 
 log = logging.getLogger(__name__)
@@ -87,13 +90,15 @@ class Daemon:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-        self._tls: ssl.SSLContext | None = None
         self._build(api_key)
 
     def _build(self, api_key: str) -> None:
         config = self._settings.current
         self.events, self.metrics, self.health = Events(), Metrics(__version__), Health()
         self.store = SqliteStore(self._state / "homed.db")
+        self.standby = Standby(self.store, self._load_core)
+        self.health.add("store", self.standby.health)
+        self.health.add("records", self.standby.damage)
         self.keys = Keys(self.store, api_key)
         self.tokens = Tokens(self.store, self.keys)
         self.vault = vault.open_or_closed(self._state)
@@ -108,7 +113,7 @@ class Daemon:
         self.streaming = Streaming(self.events, self.socket_limit, self.metrics.slow_clients.inc, self.keys.holds)
         self._host_threads = ThreadPoolExecutor(2, thread_name_prefix="host")
         self.system = System(self._state, self._host_threads, homed_version=__version__)
-        self.observation = Observation(self.store, self.view, self.services, self.reconciler, self.health)
+        self.observation = Observation(self.view, self.services, self.reconciler, self.health)
         probes = Probes(
             self.services, self.reconciler, self.health, lambda: self._config.updates.checks, self._host_threads
         )
@@ -124,11 +129,12 @@ class Daemon:
             boot.boot_clock,
         )
         self.health.add("configuration", self._settings.component)
-        self.health.add("updates", lambda: parts.tell(self.updates))
         self.backups = self._backups(config)
-        self.health.add("backups", self.backups.tell)
         self.jobs = self._jobs()
-        self.health.add("jobs", self.jobs.tell)
+        self.supervisor = supervise(
+            self.health, self.bus, self.stats, self.updates, lambda: self._directory.restored_for,
+            self.backups, self.jobs, self.standby.missing,
+        )  # fmt: skip
         self.event_streams = EventStreams(self.socket_limit, self.metrics.slow_clients.inc, self.keys.holds)
         self.listeners = listeners.Listeners(
             config.api.connections,
@@ -136,6 +142,10 @@ class Daemon:
             per_client=config.api.connections_per_client,
             dropped=lambda reason: self.metrics.connections_dropped.labels(reason).inc(),
         )
+        self.serving = Serving(
+            self._settings, self.keys, self.listeners, self._state, self._passed, self.standby.has_lost_keys
+        )
+        self.health.add("api", self.serving.health)
         self.limiter = Limiter(config.api.limits.clients, time.monotonic)
         self.extras = board.Extras()
         self.front = self._front()
@@ -193,6 +203,7 @@ class Daemon:
             metrics=self.metrics,
             locate=self.listeners.locate,
             hostname=socket.gethostname(),
+            check=self.standby.check,
         )
 
     def _families(self) -> Families:
@@ -211,10 +222,10 @@ class Daemon:
                         self.health, self.system, self._settings, self.events, self.extras,
                         version=__version__, uptime=lambda: time.monotonic() - self._started,
                     ),
-                    *update_routes.routes(self.updates.updater),
-                    *backup_routes.routes(
+                    *guarded(self.supervisor["updates"].require, update_routes.routes(self.updates.updater)),
+                    *guarded(self.supervisor["backups"].require, backup_routes.routes(
                         self.backups.backups, lambda: self._config.backups.max_upload, self._stop
-                    ),
+                    )),
                     *sockets.routes(self.streaming),
                 ],
             ),
@@ -230,7 +241,7 @@ class Daemon:
                     ),
                 ],
             ),
-            *with_jobs,
+            *((family, guarded(self.supervisor["jobs"].require, routes)) for family, routes in with_jobs),
         ]  # fmt: skip
         return families
 
@@ -247,7 +258,9 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn("reload", self._reload(), essential=False))
         # Before anything is written: an older homed must not read on.
         await asyncio.to_thread(self._directory.sign)
-        await self.store.open()
+        await self.store.open_somehow()
+        if self.store.message:
+            log.error("%s", self.standby.health().message)
         runner = listeners.runner_for(self.front.application())
         try:
             await self._start(runner)
@@ -264,15 +277,10 @@ class Daemon:
             raise self._failure
 
     async def _start(self, runner: Any) -> None:
-        await self.keys.load()
-        await self.tokens.load()
-        listeners.check_exposure(self._config, have_key=bool(self.keys.all()), sockets=self._passed)
-        await self.services.load()
-        await asyncio.to_thread(self.updates.load, self._directory.restored_for)
-        await self.capturing.recover()
-        await self.backups.load()
-        await self.jobs.load()
-        self._settings.guard(lambda config: listeners.check_exposure(config, have_key=bool(self.keys.all())))
+        await self._load_core()
+        await self.jobs.open()
+        await self.supervisor.load()
+        self._settings.guard(self.serving.check_exposure, of_keys=True)
         self._settings.guard(lambda config: schedules.check(config.backups.schedules, self._config.backups.schedules))
         self._settings.listen(self._apply)
         self.events.listen(lambda event: self.metrics.events.labels(event.type).inc())
@@ -281,32 +289,36 @@ class Daemon:
         self.metrics.scraped(lambda: parts.gauges(self.updates))
         self.metrics.scraped(self.backups.gauges)
         self.metrics.scraped(self.jobs.gauges)
-        self._tls = certificates.context(self._config.api.tls, self._state, self._config.api.hosts)
-        if self._tls is not None:
-            self._spawn("certificate", certificates.renew(self._tls, lambda: self._config.api, self._state))
+        self.metrics.scraped(self.supervisor.gauges)
+        self.metrics.scraped(self.standby.gauges)
         self.reconciler.start()
         self._spawn("view", self.view.run())
-        self._spawn("stats", self.stats.run())
-        self._spawn("bus", self.bus.run())
+        self._spawn("state", self.standby.run())
         await runner.setup()
-        await self.listeners.start(runner, self._config, self._passed, self._tls, self._state / "control.sock")
+        await self.serving.start(runner)
+        self._spawn("certificate", self.serving.renew())
         self.listeners.report(self.health, configured=self._settings.is_set("monitoring.metrics_port"))
         # Only what serves may call the booted slot good, or judge it.
-        self._spawn("updates", self.updates.runner.run())
-        self._spawn("backups", self.backups.run(), essential=False)
-        for name, work in self.jobs.works():
-            self._spawn(name, work())
-        # A timer that was missed fires at once, and asks what serves by now.
-        self._spawn("timers", self.backups.timers.run(), essential=False)
+        self.supervisor.start()
         # What lives as long as the daemon need not be looked at by each collection.
         gc.collect()
         gc.freeze()
         self._spawn("beat", self._beat())
 
+    async def _load_core(self) -> None:
+        """Read what the containers are kept by, and who may ask for what: at the start, and when the state is back."""
+        await self.keys.load()
+        await self.tokens.load()
+        await self.services.load()
+        await self.capturing.recover()
+        await self.standby.look_for_damage()
+        self.supervisor.wake()
+
     async def _end(self) -> None:
         # Before the services are let go: what stands still for a backup is to go on.
         await self.backups.stop()
         await self.jobs.stop()
+        await self.supervisor.stop()
         await self.reconciler.stop()
         for task in self._tasks:
             task.cancel()
@@ -358,8 +370,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             restart = await asyncio.get_running_loop().run_in_executor(self._host_threads, self._settings.reload)
-            if self._tls is not None:
-                certificates.load(self._tls, self._config.api.tls, self._state, self._config.api.hosts)
+            self.serving.reload()
             self._settings.apply()
             await self.keys.load()
             log.info("Configuration reloaded; needs a restart: %s", ", ".join(restart) or "nothing")

@@ -196,6 +196,7 @@ class StateUnavailableError(StoreError):
     code = "STATE_UNAVAILABLE"
     status = 503
     grpc = "UNAVAILABLE"
+    retry_after = 10
 
 
 class BusUnavailableError(HomedError):

@@ -10,7 +10,6 @@ from homed.containers.reconciler import Reconciler
 from homed.containers.services import Services
 from homed.containers.view import View
 from homed.health import Component, Health, Level
-from homed.store.sqlite import SqliteStore
 
 Gauge = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
 _WELL = frozenset(
@@ -50,14 +49,11 @@ def own_gauges(streams: Mapping[str, int], buckets: int, lost: float, uptime: fl
 class Observation:
     """Gathers it; every function of it is quick."""
 
-    def __init__(self, store: SqliteStore, view: View, services: Services, reconciler: Reconciler, health: Health):
-        self._store = store
+    def __init__(self, view: View, services: Services, reconciler: Reconciler, health: Health):
         self._view = view
         self._services = services
         self._reconciler = reconciler
         self._health = health
-        health.add("api", lambda: Component(Level.HEALTHY))
-        health.add("store", self._tell_store)
         health.add("docker", self._tell_docker)
         health.add("services", self._tell_services)
 
@@ -111,10 +107,6 @@ class Observation:
             ),
             ("homed_component_healthy", "Whether a part of homed is healthy.", ("component",), healthy),
         ]
-
-    def _tell_store(self) -> Component:
-        trouble = self._store.trouble
-        return Component(Level.UNHEALTHY, trouble) if trouble else Component(Level.HEALTHY)
 
     def _tell_docker(self) -> Component:
         if self._view.starting:

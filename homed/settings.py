@@ -53,6 +53,7 @@ class Settings:
         self._before: tuple[dict[str, Any], dict[str, Any], Config] | None = None
         self._listeners: list[Listener] = []
         self._checks: list[Check] = []
+        self._key_checks: list[Check] = []
         # A change and a reload come on threads of their own.
         self._lock = threading.Lock()
 
@@ -86,9 +87,11 @@ class Settings:
         """Have `listener` called with every later configuration."""
         self._listeners.append(listener)
 
-    def guard(self, check: Check) -> None:
-        """Have `check` called with every configuration before it is taken."""
+    def guard(self, check: Check, *, of_keys: bool = False) -> None:
+        """Have `check` called with every configuration before it is taken. `of_keys`: it looks for a key."""
         self._checks.append(check)
+        if of_keys:
+            self._key_checks.append(check)
 
     def change(self, change: Mapping[str, Any]) -> list[str]:
         """Merge `change` into the overlay and apply it. The answer: which fields need a restart.
@@ -143,12 +146,14 @@ class Settings:
         self._base, self._overlay, self.current = base, over, new
         return self.restart_required()
 
-    def try_out(self, file: Path | None, overlay: Path) -> None:
-        """ConfigError if these two files (None: the owner's file as it is) could not be in force here."""
+    def try_out(self, file: Path | None, overlay: Path, *, with_keys: bool = False) -> None:
+        """ConfigError if these two files (None: the owner's file as it is) could not be in force here. `with_keys`:
+        keys are restored before them.
+        """
         stored, base, over = config.load(file or self._file, overlay)
-        self._ask_checks(stored, self._effective(stored, base, over))
+        self._ask_checks(stored, self._effective(stored, base, over), with_keys=with_keys)
 
-    def plan_restore(self, file: Path, overlay: Path) -> list[str]:
+    def plan_restore(self, file: Path, overlay: Path, *, with_keys: bool = False) -> list[str]:
         """Check that `restore` can take a backup's file and overlay, and list the settings it would leave as they are
         here, although that file says otherwise: those that the owner's file alone may set. ConfigError.
         """
@@ -156,7 +161,7 @@ class Settings:
         base = config.read_file(self._file)
         over = config.carried_over(base, restored, given)
         stored = self._try(base, over, file)
-        self._ask_checks(stored, self._effective(stored, base, over))
+        self._ask_checks(stored, self._effective(stored, base, over), with_keys=with_keys)
         return config.file_only_changes(base, restored)
 
     def _try(self, base: Mapping[str, Any], over: Mapping[str, Any], file: Path) -> Config:
@@ -283,8 +288,10 @@ class Settings:
             return stored
         return config.check(config.merge(config.merge(base, over), self._override))
 
-    def _ask_checks(self, stored: Config, new: Config) -> None:
+    def _ask_checks(self, stored: Config, new: Config, *, with_keys: bool = False) -> None:
         for check in self._checks:
+            if with_keys and check in self._key_checks:
+                continue
             check(stored)
             if new is not stored:
                 check(new)

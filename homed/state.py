@@ -1,10 +1,12 @@
 """The state directory before anything in it is read: held by one homed, and fit to be read by this one."""
 
+import contextlib
 import fcntl
 import logging
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from homed import __version__
 from homed.errors import HomedError, StoreError
@@ -25,7 +27,7 @@ class StateDirectory:
         # What works for homed begins elsewhere: a relative path is none to it.
         self.path = path.absolute()
         self.settled: Settled | None = None
-        self._file: TextIO | None = None
+        self._file: Lock | None = None
 
     @property
     def updates(self) -> Path:
@@ -78,16 +80,37 @@ def require_whole(state: Path) -> None:
         raise StoreError("a copy of the state is being put back: start homed, which ends it")
 
 
-def lock(state: Path) -> TextIO:
-    """Hold the state directory for as long as the file is open. StoreError where another homed does."""
+class Lock:
+    """The state directory, held as long as this is open."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def lock(state: Path) -> Lock:
+    """Hold the state directory until the lock is closed. StoreError where another homed does."""
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (state / "lock").open("w", encoding="utf-8")
+        descriptor = _open_lock(state)
     except OSError as error:
         raise StoreError(f"the state directory {state} cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
+        os.close(descriptor)
         raise StoreError(f"another homed uses {state}") from error
-    return file
+    return Lock(descriptor)
+
+
+def _open_lock(state: Path) -> int:
+    """The file `lock`; on a filesystem that is read-only or full it may have to be the directory. OSError."""
+    file = state / "lock"
+    for path, flags in ((file, os.O_RDWR | os.O_CREAT), (file, os.O_RDONLY)):
+        with contextlib.suppress(OSError):
+            return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    return os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

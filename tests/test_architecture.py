@@ -33,13 +33,21 @@ BASE = frozenset(
 _MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
     "cli": frozenset({"daemon", "doctor", "settings", "state", "access", "host", "store"})
-    | frozenset({"cli_backup", "cli_jobs", "backups", "agent"})
+    | frozenset({"cli_backup", "cli_jobs", "cli_state", "backups", "agent"})
     | BASE,
     "cli_backup": frozenset({"backups", "control", "cli_show"}) | BASE,
     "cli_jobs": frozenset({"control", "cli_show"}) | BASE,
+    "cli_state": frozenset({"state", "store"}) | BASE,
     "cli_show": frozenset({"control"}) | BASE,
     "control": BASE,
-    "daemon": frozenset({"api", "observation", "probes", "settings", "state", "store", "bus"}) | CAPABILITIES | BASE,
+    "daemon": frozenset({"api", "observation", "probes", "settings", "state", "store", "bus"})
+    | frozenset({"components", "supervised", "standby", "serving"})
+    | CAPABILITIES
+    | BASE,
+    "components": BASE,
+    "supervised": frozenset({"components", "bus"}) | CAPABILITIES | BASE,
+    "standby": frozenset({"components", "store"}) | BASE,
+    "serving": frozenset({"api", "settings"}) | CAPABILITIES | BASE,
     "api": frozenset({"settings", "store"}) | CAPABILITIES | BASE,
     "observation": frozenset({"store"}) | CAPABILITIES | BASE,
     "doctor": frozenset({"bus", "settings"}) | CAPABILITIES | BASE,

@@ -16,6 +16,7 @@ import msgspec
 from homed.access.scopes import Principal, Scope
 from homed.clock import now
 from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
+from homed.store import damage
 from homed.store.base import Record, Store
 
 log = logging.getLogger(__name__)
@@ -47,15 +48,13 @@ class Key(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
 
 
-def _read(record: Record) -> Key | None:
-    """None for what is no key: a backup may have put it there, and it must not keep homed from its other keys."""
-    try:
-        key = msgspec.json.decode(record.value, type=Key)
-    except msgspec.MsgspecError as error:
-        log.error("The key %r cannot be read, and opens nothing: %s", record.key, error)  # noqa: TRY400
-        return None
+def _read(record: Record) -> Key:
+    """ValueError for what is no key: a backup may have put it there, and it must not keep homed from its other keys."""
+    key = msgspec.json.decode(record.value, type=Key)
     times = [key.created_at] if key.expires_at is None else [key.created_at, key.expires_at]
-    return key if key.id == record.key and all(one.tzinfo is not None for one in times) else None
+    if key.id != record.key or any(one.tzinfo is None for one in times):
+        raise ValueError("it is not the key of this id, or its times are not whole")
+    return key
 
 
 class NewKey(NamedTuple):
@@ -76,8 +75,7 @@ class Keys:
         self._looked_at = -_SECONDS_BETWEEN_LOOKS
 
     async def load(self) -> None:
-        records = await self._store.list(BUCKET)
-        self._by_id = {key.id: key for record in records if (key := _read(record)) is not None}
+        self._by_id = {key.id: key for _, key in await damage.read_all(self._store, BUCKET, _read)}
         self._looked_at = time.monotonic()
 
     async def look(self) -> None:

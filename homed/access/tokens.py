@@ -1,17 +1,20 @@
 """JSON Web Tokens issued for a key: short-lived, and void as soon as their key is."""
 
+import logging
 import secrets
 import time
-from contextlib import suppress
 from typing import NamedTuple
 
 from homed.access.keys import Keys
 from homed.access.scopes import Principal, Scope
-from homed.errors import ForbiddenError
+from homed.errors import ForbiddenError, StoreError
+from homed.store import damage
 from homed.store.base import RevisionError, Store
 
+log = logging.getLogger(__name__)
 BUCKET = "secrets"
 _NAME = "token-signing"
+_SECRET_BYTES = 32
 _ALGORITHM = "HS256"
 _ISSUER = "homed"
 
@@ -33,14 +36,25 @@ class Tokens:
         self._secret = b""
 
     async def load(self) -> None:
-        """Read the signing secret, or make it at the first start."""
+        """Read the signing secret, or make it at the first start.
+
+        If it can be neither read nor kept, tokens hold as long as this process does.
+        """
         record = await self._store.get(BUCKET, _NAME)
-        if record is None:
-            with suppress(RevisionError):  # another process was first: its secret counts
-                await self._store.put(BUCKET, _NAME, secrets.token_bytes(32), 0)
+        if record is not None and len(record.value) != _SECRET_BYTES:
+            error = ValueError(f"it has {len(record.value)} bytes in place of {_SECRET_BYTES}")
+            await damage.set_aside(self._store, BUCKET, record, error)
             record = await self._store.get(BUCKET, _NAME)
-        assert record is not None
-        self._secret = record.value
+        made = secrets.token_bytes(_SECRET_BYTES)
+        if record is None:
+            try:
+                await self._store.put(BUCKET, _NAME, made, 0)
+            except RevisionError:  # another process was first: its secret counts
+                pass
+            except StoreError as failure:
+                log.warning("Cannot keep the secret that tokens are signed with: %s", failure.message)
+            record = await self._store.get(BUCKET, _NAME)
+        self._secret = record.value if record is not None and len(record.value) == _SECRET_BYTES else made
 
     def issue(self, principal: Principal, scope: Scope | None, lifetime: int) -> Token:
         """A token for the caller's key. ForbiddenError where it has none, or asks for more than the key holds."""

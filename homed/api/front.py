@@ -45,7 +45,9 @@ _PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
 
 class Front:
-    """Serves the routes of the families. `locate` tells a request's origin."""
+    """Serves the routes of the families. `locate` tells a request's origin; `check` raises for a method and an act (a
+    route's `change`) that cannot be done now.
+    """
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class Front:
         metrics: Metrics,
         locate: Callable[[web.Request], Origin],
         hostname: str,
+        check: Callable[[str, str | None], None] = lambda method, change: None,
     ):
         self._families = [family for family, _ in families]
         self._routes = [replace(route, family=family) for family, routes in families for route in routes]
@@ -68,6 +71,7 @@ class Front:
         self._metrics = metrics
         self._locate = locate
         self._hostname = hostname
+        self._check_state = check
         self._names: frozenset[str] = frozenset()
         self._changes: set[asyncio.Task[tuple[web.StreamResponse, str]]] = set()
         # The command line has one of its own: it works when the network has used up the other.
@@ -191,6 +195,7 @@ class Front:
             if not verdict.allowed:
                 self._refuse(verdict, headers)
         auth.authorize(principal, route.scope)
+        self._check_state(route.method, route.change)
         query = None if route.query is None else decode.decode_query(request.query, route.query)
         body = None
         if route.body is not None:

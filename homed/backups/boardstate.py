@@ -61,6 +61,10 @@ class BoardState:
             with contextlib.suppress(FileNotFoundError):
                 _write(folder / name, source.read_bytes())
 
+    async def commit(self) -> None:
+        """End the state of a board whose database was lost: what was put is its own from now on. StoreError."""
+        await self._store.start_anew()
+
     async def put(self, saved: Saved, *, keys: bool) -> None:
         """The records of the other buckets, where they are asked for: what is there already stays."""
         if not keys:

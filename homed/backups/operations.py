@@ -14,7 +14,8 @@ from homed.backups.records import Failure, Operation, OperationKind, Progress, S
 from homed.clock import now
 from homed.errors import BackupConflictError, BackupError, BackupSpaceError, HomedError, NotFoundError
 from homed.events import Events
-from homed.store.base import Store
+from homed.store import damage
+from homed.store.base import Record, Store
 
 log = logging.getLogger(__name__)
 BUCKET = "backup_operations"
@@ -113,8 +114,7 @@ class Operations:
 
     async def load(self) -> None:
         """Read those of earlier runs: one that was under way when homed ended was interrupted."""
-        for record in await self._store.list(BUCKET):
-            operation = msgspec.json.decode(record.value, type=Operation)
+        for _, operation in await damage.read_all(self._store, BUCKET, _decode):
             if not operation.ended:
                 failure = Failure("BACKUP_INTERRUPTED", "homed ended while it ran")
                 operation = msgspec.structs.replace(operation, state=State.FAILED, failure=failure, finished_at=now())
@@ -264,3 +264,10 @@ class Operations:
         for operation in self.all()[_KEPT:]:
             del self._all[operation.id]
             await self._store.delete(BUCKET, operation.id, None)
+
+
+def _decode(record: Record) -> Operation:
+    operation = msgspec.json.decode(record.value, type=Operation)
+    if operation.id != record.key:
+        raise ValueError(f"it is the operation {operation.id}")
+    return operation

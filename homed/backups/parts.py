@@ -70,18 +70,17 @@ class Parts:
         backups.operations.listen(self._note)
 
     async def load(self) -> None:
-        """Read what is on the disk. Services of a restore that was killed are held until it is ended."""
-        try:
-            await asyncio.to_thread(self._read)
-        except (BackupError, OSError) as error:
-            # A board whose backups cannot be read keeps its containers all the same.
-            self._trouble = str(error)
-            log.error("Backups: %s", error)  # noqa: TRY400  its message says all
-        await self.backups.operations.load()
+        """Read what is on the disk. Services of a restore that was killed are held until it is ended. BackupError."""
+        # First: what stands in the way of all else must not let a service see half of its data.
         for work in interrupted(self._work):
             step = await asyncio.to_thread(restoring.read_step, work)
             self._interrupted.add(work)
             self._services.keep_held(step.held, "a restore of its data was interrupted and is being ended")
+        await self.backups.operations.load()
+        try:
+            await asyncio.to_thread(self._read)
+        except OSError as error:
+            raise BackupError(f"the backups cannot be read: {error}") from error
 
     def _read(self) -> None:
         self.backups.catalog.load()

@@ -154,6 +154,7 @@ class Restoring:
             restart = await asyncio.to_thread(self._restore_settings, saved.overlay, file)
         try:
             await self._services.put({name: saved.services[name] for name in step.services})
+            await self._own.commit()
         except HomedError:
             if step.config:
                 await asyncio.to_thread(self._settings.take_back)

@@ -16,7 +16,8 @@ from homed.containers.holding import Holding
 from homed.containers.model import State
 from homed.containers.view import View
 from homed.errors import BackupError, ConflictError, HomedError, NotFoundError, StoreError
-from homed.store.base import Store
+from homed.store import damage
+from homed.store.base import Record, Store
 
 log = logging.getLogger(__name__)
 BUCKET = "backup_pauses"
@@ -51,7 +52,9 @@ class Freezer:
     async def recover(self) -> None:
         """Let go on what a homed before this one left frozen; it goes on in the background until that is done."""
         for record in await self._store.list(BUCKET):
-            service = msgspec.json.decode(record.value, type=Frozen).service
+            # Its key says enough to let the container go on.
+            frozen = await damage.decoded(self._store, BUCKET, record, _decode)
+            service = "" if frozen is None else frozen.service
             log.warning("%s was frozen for a backup when homed ended: it is let go on", service)
             self._frozen[record.key] = service
             self._grace[record.key] = _DEFAULT_CHECK
@@ -167,6 +170,10 @@ class Freezer:
             await self._store.delete(BUCKET, container, None)
         except StoreError as error:  # the next start finds it, and that it is not frozen
             log.warning("A pause cannot be forgotten: %s", error.message)
+
+
+def _decode(record: Record) -> Frozen:
+    return msgspec.json.decode(record.value, type=Frozen)
 
 
 def _check_time(inspection: dict[str, object]) -> float:

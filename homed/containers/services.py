@@ -12,7 +12,8 @@ from homed.containers.records import Rejected, Service
 from homed.containers.sealing import Sealing
 from homed.containers.spec import ServiceSpec
 from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
-from homed.store.base import Store
+from homed.store import damage
+from homed.store.base import Record, Store
 
 BUCKET = "services"
 _LOOK = 10.0
@@ -49,10 +50,17 @@ class Services:
         self._listeners.append(listener)
 
     async def load(self) -> None:
-        for record in await self._store.list(BUCKET):
-            service = self.sealing.decode(record.value)
+        """Read what is stored. A service whose record is damaged is unknown: its container is left as it is."""
+        for record, service in await damage.read_all(self._store, BUCKET, self._decode):
             self._entries[record.key] = Entry(service, record.revision)
             self._sizes[record.key] = spec_size(service)
+            self._tell(record.key)
+
+    def _decode(self, record: Record) -> Service:
+        service = self.sealing.decode(record.value)
+        if service.name != record.key:
+            raise ValueError(f"it is the service '{service.name}'")
+        return service
 
     def names(self) -> list[str]:
         return list(self._entries)

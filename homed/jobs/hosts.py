@@ -19,7 +19,8 @@ from homed.clock import now
 from homed.errors import FieldError, NotFoundError, ValidationError
 from homed.jobs.pem import PemFiles
 from homed.jobs.ssh import keys
-from homed.store.base import Store
+from homed.store import damage
+from homed.store.base import Record, Store
 from homed.vault import Vault
 
 BUCKET = "hosts"
@@ -168,8 +169,8 @@ class Hosts:
         self._listeners.append(listener)
 
     async def load(self) -> None:
-        for record in await self._store.list(BUCKET):
-            self._entries[record.key] = _Entry(msgspec.json.decode(record.value, type=Host), record.revision)
+        for record, host in await damage.read_all(self._store, BUCKET, _decode):
+            self._entries[record.key] = _Entry(host, record.revision)
 
     def get(self, id: str) -> Host:
         """NotFoundError (HOST_NOT_FOUND)."""
@@ -345,3 +346,10 @@ def _set(value: str | UnsetType | None) -> str | None:
 
 def _about(id: str) -> str:
     return f"{BUCKET}/{id}"
+
+
+def _decode(record: Record) -> Host:
+    host = msgspec.json.decode(record.value, type=Host)
+    if host.id != record.key or host.created_at.tzinfo is None:
+        raise ValueError(f"it is the host {host.id}")
+    return host

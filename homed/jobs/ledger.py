@@ -16,7 +16,7 @@ from homed.events import Events
 from homed.jobs import contents, records
 from homed.jobs.budget import Budget
 from homed.jobs.records import BUCKET, Job, State
-from homed.store import base
+from homed.store import base, damage
 from homed.store.base import PAGE_BYTES, Change, Record, RevisionError, Store
 
 log = logging.getLogger(__name__)
@@ -83,15 +83,16 @@ class Ledger:
         self._waiting = 0
 
     async def load(self) -> set[str]:
-        """Read every record; returns the ids. One that cannot be read is left where it is, and said so."""
+        """Read every record; returns the ids. One that cannot be read is set aside."""
         known: set[str] = set()
+        self._entries, self._bytes, self._waiting = {}, 0, 0
         async for page in base.pages(self._store, BUCKET):
             for record in page:
                 known.add(record.key)
                 try:
                     entry = _entry(record)
                 except ValueError as error:
-                    log.error("The record of job %s cannot be read: %s", record.key, error)  # noqa: TRY400
+                    await damage.set_aside(self._store, BUCKET, record, error)
                     continue
                 self._index.put(entry.job, entry.stored)
                 self._hold(entry)

@@ -90,9 +90,12 @@ class Parts:
         if sum(self.ended.values()) % 1000 == 0:
             self.keeping.wake()
 
+    async def open(self) -> None:
+        """Make ready what answers of jobs are read from, also while there are none."""
+        await self.listing.open()
+
     async def load(self) -> None:
         """Read what there is. What an earlier homed has left running is taken up by `works`."""
-        await self.listing.open()
         await self.hosts.load()
         known = await self.ledger.load()
         # What a killed homed had forgotten, and not removed yet. Before there are new ones.

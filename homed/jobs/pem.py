@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from homed.clock import now
-from homed.errors import NotFoundError
+from homed.errors import NotFoundError, SecretError
 from homed.jobs.ssh import keys
+from homed.store import damage
 from homed.store.base import Store
 from homed.vault import Vault
 
@@ -50,7 +51,8 @@ class PemFiles:
         """Under its own name, or one like it where another key has that. ValidationError unless it is a private key."""
         text = await keys.checked(data, "pem_file")
         async with self._lock:
-            known = {record.key: _decode(record.value) for record in await self._store.list(BUCKET)}
+            found = await damage.read_all(self._store, BUCKET, lambda record: _decode(record.value))
+            known = {record.key: pem for record, pem in found}
             name = free_name(sanitised(filename), known)
             record = _Record(self._vault.seal(text, _about(name)), len(data), now())
             await self._store.put(BUCKET, name, msgspec.json.encode(record), 0)
@@ -65,7 +67,11 @@ class PemFiles:
         found = await self._store.get(BUCKET, name) if url.startswith(_URL) else None
         if found is None:
             raise NotFoundError("no PEM file of this URL was uploaded", code="UPLOAD_NOT_FOUND")
-        return self._vault.open(_decode(found.value).secret, _about(name))
+        try:
+            secret = _decode(found.value).secret
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise SecretError(f"the PEM file {name} is damaged: upload it again") from error
+        return self._vault.open(secret, _about(name))
 
 
 def sanitised(filename: str) -> str:

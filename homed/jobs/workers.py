@@ -20,7 +20,8 @@ from homed.jobs.jobs import Jobs
 from homed.jobs.line import Line
 from homed.jobs.placement import WORKER, Node
 from homed.jobs.records import Job, Result, State
-from homed.store.base import Store
+from homed.store import damage
+from homed.store.base import Record, Store
 
 log = logging.getLogger(__name__)
 BUCKET = "workers"
@@ -100,12 +101,7 @@ class Workers:
 
     async def load(self) -> None:
         """Read who was known, and who had what: each has as long to be heard of as if it had just been."""
-        for record in await self._store.list(BUCKET):
-            try:
-                worker = msgspec.json.decode(record.value, type=Worker)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                log.error("The record of worker %s cannot be read: %s", record.key, error)  # noqa: TRY400
-                continue
+        for _, worker in await damage.read_all(self._store, BUCKET, _decode):
             self._known[worker.id] = _Presence(worker, self._clock())
         everybody = frozenset(self._known)
         for job in self._jobs.active():
@@ -398,3 +394,7 @@ def _check(worker: Worker) -> None:
     ]
     if errors:
         raise ValidationError(errors)
+
+
+def _decode(record: Record) -> Worker:
+    return msgspec.json.decode(record.value, type=Worker)

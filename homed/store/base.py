@@ -100,6 +100,13 @@ class Store(Protocol):
         """
         ...
 
+    async def start_anew(self) -> None:
+        """Make durable what was put in the place of a state that was lost; nothing to do for one that is whole.
+
+        StoreError leaves it as it was.
+        """
+        ...
+
 
 async def pages(store: Store, bucket: str, max_bytes: int = PAGE_BYTES) -> AsyncIterator[Sequence[Record]]:
     """Read a whole bucket in pages of bounded bytes."""

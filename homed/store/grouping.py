@@ -57,6 +57,18 @@ class Group:
             raise self._closed()
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, begin))
 
+    async def swap(self, act: Callable[[sqlite3.Connection], sqlite3.Connection]) -> None:
+        """Go on with another connection: the one that `act` makes of the one so far. What it raises changes nothing."""
+
+        def exchange() -> None:
+            if self._connection is None:
+                raise self._closed()
+            self._connection, self.trouble = act(self._connection), ""
+
+        if self._ended:
+            raise self._closed()
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, exchange))
+
     async def close(self) -> None:
         """What was asked for before is done first."""
         if self._ended:

@@ -4,8 +4,12 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from importlib.resources import files
+from typing import Final
 
 from homed.errors import StoreError
+
+# No board skips so many versions: a number beyond it is damage.
+MAX_AHEAD: Final = 50
 
 
 def steps() -> dict[int, str]:

@@ -107,6 +107,17 @@ def _logged_version(log: BinaryIO, known: int) -> int | None:
     return committed
 
 
+def frames(log: Path) -> Iterator[tuple[int, bool, bytes]]:
+    """Yield each frame of a log, up to the first that is torn or of an older log: (page number, commits, content)."""
+    with log.open("rb") as file:
+        head = file.read(_WAL_HEADER)
+        if len(head) < _WAL_HEADER:
+            return
+        magic, _, size, *_ = struct.unpack(">6I", head[:24])
+        if magic in _WAL_MAGIC and 512 <= size <= 65536:
+            yield from _whole_frames(file, head, size, ">" if magic & 1 else "<")
+
+
 def _said(log: BinaryIO, size: int, salts: tuple[int, int]) -> Iterator[int]:
     """The version in each first page of the log, whether or not it was committed."""
     at = _WAL_HEADER

@@ -4,45 +4,97 @@
 wait at the same time share one commit (`grouping`).
 """
 
-import logging
 import sqlite3
-import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from homed import clock
-from homed.errors import StoreError
-from homed.store import migrations
+from homed.errors import StateUnavailableError, StoreError
+from homed.store import opening, standing
 from homed.store.base import AuditEntry, Change, Record, RevisionError
 from homed.store.grouping import Group
+from homed.store.standing import Standing
 
-log = logging.getLogger(__name__)
 _KEPT_AUDIT_ENTRIES = 50_000
 _MAX_AUDIT_TEXT = 512
-_MAX_IDLE_LOG_BYTES = 16 << 20
-# Rewriting takes about a second for so much on slow flash, and needs as much space again.
-_MAX_REWRITTEN_BYTES = 64 << 20
 
 
 class SqliteStore:
     """A Store and an AuditLog in one file. Open it with `await open()`, end with `await close()`.
 
-    `trouble` says what was wrong with the last call; empty where it worked.
+    `trouble` says what was wrong with the last call; empty where it worked. `standing` and `message` say how the
+    database was found.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        self._group = Group(
-            "store", lambda error: StoreError(f"{path}: {error}"), lambda: StoreError("the store is closed")
-        )
+        self._group = Group("store", self._failed, lambda: StoreError("the store is closed"))
+        self.standing = Standing.WHOLE
+        self.message = ""
 
     @property
     def trouble(self) -> str:
         return self._group.trouble
 
     async def open(self) -> None:
-        """Open, check and migrate. StoreError where it is damaged, too new or cannot be written."""
-        await self._group.open(self._connect)
+        """Open, check and migrate. StoreError where it is missing, damaged, too new or cannot be written."""
+        await self._group.open(lambda: opening.open_whole(self._path))
+
+    async def open_somehow(self) -> None:
+        """Open it as well as it can be: `standing` says how. StoreError where it is too new, or held by another."""
+
+        def connect() -> sqlite3.Connection:
+            connection, self.standing, self.message = standing.open_somehow(self._path)
+            return connection
+
+        await self._group.open(connect)
+
+    async def recover(self) -> bool:
+        """Look whether it can be written, or read, or is there again; returns whether that has changed anything."""
+        before = self.standing
+        if before in (Standing.WHOLE, Standing.DAMAGED):
+            return False
+
+        def connect(old: sqlite3.Connection) -> sqlite3.Connection:
+            if before is Standing.READ_ONLY and not opening.is_writable(self._path):
+                return old
+            if before is Standing.MISSING and opening.is_missing(self._path):
+                return old
+            # First: within a process SQLite would open it like the one that is open already.
+            old.close()
+            connection, self.standing, self.message = standing.open_again(self._path)
+            return connection
+
+        await self._group.swap(connect)
+        return self.standing is not before
+
+    async def start_anew(self) -> None:
+        """Make what was put in the place of a missing or damaged database the board's: it is durable from now on.
+
+        StoreError leaves it as it was.
+        """
+        if not self.is_stand_in:
+            return
+
+        def write(old: sqlite3.Connection) -> sqlite3.Connection:
+            made = standing.start_anew(self._path, old)
+            old.close()
+            return made
+
+        await self._group.swap(write)
+        self.standing, self.message = Standing.WHOLE, ""
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether an empty one in memory stands in for a database that is missing or cannot be read."""
+        return self.standing in (Standing.MISSING, Standing.DAMAGED, Standing.UNREADABLE)
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+            return StateUnavailableError(f"{self._path} cannot be written: {error}", code="STATE_READ_ONLY")
+        return StoreError(f"{self._path}: {error}")
 
     async def close(self) -> None:
         await self._group.close()
@@ -89,7 +141,7 @@ class SqliteStore:
                 " WHERE id < ? ORDER BY id DESC LIMIT ?",
                 (2**62 if before is None else before, limit),
             )
-            return [AuditEntry(row[0], clock.parse(row[1]), *row[2:]) for row in rows]
+            return [_entry(row) for row in rows]
 
         return await self._group.read(read)
 
@@ -97,86 +149,44 @@ class SqliteStore:
         """Changes when another process (`homed key revoke`) has written the file; cheap enough to ask often."""
         return await self._group.read(lambda c: int(c.execute("PRAGMA data_version").fetchone()[0]))
 
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self._path} cannot be opened: {error}") from error
-        try:
-            self._prepare(connection)
-        except (sqlite3.Error, OSError) as error:
-            connection.close()
-            raise StoreError(f"{self._path} cannot be opened: {error}") from error
-        except StoreError:
-            connection.close()
-            raise
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        self._path.chmod(0o600)
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a new database only
-        _write_ahead(connection)
-        connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_LOG_BYTES}")
-        connection.execute("PRAGMA synchronous = FULL")
-        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if damage != "ok":
-            raise StoreError(f"{self._path} is damaged ({damage}): restore it from a backup")
-        migrations.migrate(connection, migrations.steps())
-        _let_shrink(connection)
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Of two that open a new database at once, SQLite refuses one the change of its mode without waiting."""
-    for tries_left in range(100, -1, -1):
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if not tries_left or getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def _let_shrink(connection: sqlite3.Connection) -> None:
-    """Rewrite a database of an older homed once, so that it can give space back, if little is in it.
-
-    If that fails (no space, another process has it open), it works as before: deleted records' space is used again.
-    """
-    if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
-        return
-    used = _pages(connection, "page_count") - _pages(connection, "freelist_count")
-    if used * _pages(connection, "page_size") > _MAX_REWRITTEN_BYTES:
-        return
-    try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("VACUUM")
-    except sqlite3.Error as error:
-        log.warning("Cannot make the state's database able to shrink: %s", error)
-
-
-def _pages(connection: sqlite3.Connection, pragma: str) -> int:
-    value: int = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
-    return value
-
 
 def _give_back(connection: sqlite3.Connection, max_bytes: int, spare: int) -> int:
-    size = _pages(connection, "page_size")
+    size = opening.pages(connection, "page_size")
     if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
-        free = _pages(connection, "freelist_count") - spare // size
+        free = opening.pages(connection, "freelist_count") - spare // size
         for _ in range(min(free, max(1, max_bytes // size))):
             # Of a statement without columns Python does one step, and that frees one page.
             connection.execute("PRAGMA incremental_vacuum(1)")
-        return _pages(connection, "freelist_count") * size
+        return opening.pages(connection, "freelist_count") * size
     return 0  # of an older homed, and too large to be rewritten at the start: its free pages are used again
+
+
+def _record(row: Sequence[Any]) -> Record:
+    """A row as it should be: one flipped bit may have made its value a text, or nothing."""
+    key, value, revision = row
+    if not isinstance(value, bytes):
+        value = b"" if value is None else str(value).encode(errors="replace")
+    return Record(str(key), value, revision if isinstance(revision, int) else 0)
+
+
+def _entry(row: Sequence[Any]) -> AuditEntry:
+    """A row of the account of changes; one that is damaged is shown as far as it can be read."""
+    id, at, *texts, status, code, request_id = row
+    try:
+        moment = clock.parse(at)
+    except (ValueError, TypeError, AttributeError):
+        moment = datetime.fromtimestamp(0, UTC)
+    actor, action, target, origin = map(str, texts)
+    return AuditEntry(
+        id, moment, actor, action, target, origin, status if isinstance(status, int) else 0, str(code), str(request_id)
+    )
 
 
 def _get(connection: sqlite3.Connection, bucket: str, key: str) -> Record | None:
     row = connection.execute(
         "SELECT key, value, revision FROM records WHERE bucket = ? AND key = ?", (bucket, key)
     ).fetchone()
-    return Record(*row) if row else None
+    return _record(row) if row else None
 
 
 def _get_all(
@@ -206,8 +216,9 @@ def _list(
     size = 0
     # SQLite reads a row when it is asked for, so what does not fit into the page is never in memory.
     for row in rows:
-        found.append(Record(*row))
-        size += len(row[1])
+        record = _record(row)
+        found.append(record)
+        size += len(record.value)
         if max_bytes is not None and size >= max_bytes:
             break
     rows.close()

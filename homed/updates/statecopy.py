@@ -5,6 +5,7 @@ last. Versions of homed read each other's `stamp.json` and `copy.json`: their sh
 its meaning. Everything here blocks, and has synced what it wrote when it returns.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from msgspec import Meta
 
 from homed import atomic
 from homed.errors import HomedError
-from homed.store import snapshot
+from homed.store import migrations, snapshot
 from homed.updates import putback, versions
 from homed.updates.statefiles import (
     BESIDE,
@@ -35,6 +36,7 @@ from homed.updates.statefiles import (
     size,
 )
 
+log = logging.getLogger(__name__)
 _MANIFEST: Final = "copy.json"
 _ASIDE: Final = "newer-state"
 _KEPT_ASIDE: Final = 3
@@ -95,7 +97,7 @@ def settle(state: Path, version: str, known_schema: int, updates: Path) -> Settl
     cannot be put back now: homed must not start on what is there.
     """
     finished = putback.finish(state)
-    mine, written, copies = Stamp(version, known_schema), written_by(state), list(find_copies(updates))
+    mine, written, copies = Stamp(version, known_schema), written_by(state), _readable_copies(updates)
     decision = decide(written, mine, copies)
     while decision.copy is not None and not is_whole(decision.copy.folder):
         copies.remove(decision.copy)
@@ -144,7 +146,7 @@ def read_stamp(path: Path) -> Stamp | None:
 def written_by(state: Path) -> Stamp | None:
     """Who wrote a state that no one has open. Of the schema the database itself knows: the stamp may be an old one."""
     stamp, schema = read_stamp(state / STAMP), snapshot.schema_of(state / DATABASE)
-    if schema is None:
+    if schema is None or (stamp is not None and schema > stamp.schema + migrations.MAX_AHEAD):
         return stamp
     return Stamp(stamp.homed if stamp else "", schema)
 
@@ -197,6 +199,15 @@ def find_copies(updates: Path) -> Iterator[Copy]:
             if manifest is not None:
                 yield Copy(kept, int(folder.name), manifest.stamp)
                 break
+
+
+def _readable_copies(updates: Path) -> list[Copy]:
+    """The same at a start, which a disk that fails must not stop: then there are none."""
+    try:
+        return list(find_copies(updates))
+    except OSError as error:
+        log.error("Cannot look for copies of the state in %s: %s", updates, error.strerror)  # noqa: TRY400
+        return []
 
 
 def is_whole(folder: Path) -> bool:

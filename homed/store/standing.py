@@ -1,0 +1,221 @@
+"""What comes closest to a board's database that cannot be opened whole, so that its containers are kept all the same.
+
+Everything here blocks.
+"""
+
+import logging
+import os
+import sqlite3
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from homed import atomic
+from homed.errors import StoreError
+from homed.store import migrations, opening, salvage
+from homed.store.image import open_image
+
+log = logging.getLogger(__name__)
+_WRITE_VERSION: Final = 18
+
+
+class Standing(StrEnum):
+    """How the database was found. READ_ONLY is read from the disk and takes no writes; for MISSING, DAMAGED and
+    UNREADABLE an empty one in memory stands in, and nothing that is put there may be acknowledged.
+    """
+
+    WHOLE = "whole"
+    READ_ONLY = "read_only"
+    MISSING = "missing"
+    DAMAGED = "damaged"
+    UNREADABLE = "unreadable"
+
+
+class Opened(NamedTuple):
+    connection: sqlite3.Connection
+    standing: Standing
+    message: str = ""
+
+
+def open_somehow(path: Path) -> Opened:
+    """The same, or what comes closest. StoreError if a newer homed has written it, or another process blocks it."""
+    try:
+        return Opened(opening.open_whole(path), Standing.WHOLE, _kept_damage(path))
+    except opening.MissingError as error:
+        return Opened(_stand_in(), Standing.MISSING, error.message)
+    except opening.DamagedError as error:
+        return _salvaged(path, error.message)
+    except opening.NotWritableError as error:
+        if _seems_newer(path):
+            return _salvaged(path, f"{path} is damaged: restore it from a backup")
+        return _read_only(path, error.message)
+
+
+def open_again(path: Path) -> Opened:
+    """The same where it was open before: whatever comes, something stands in for it."""
+    try:
+        return open_somehow(path)
+    except StoreError as error:
+        return Opened(_stand_in(), Standing.UNREADABLE, error.message)
+
+
+def start_anew(path: Path, stand_in: sqlite3.Connection) -> sqlite3.Connection:
+    """Write what the stand-in holds as the board's database, with what lies in its place set aside. StoreError."""
+    try:
+        opening.set_aside(path)
+        connection = opening.open_whole(path)
+        stand_in.backup(connection)
+    except (sqlite3.Error, OSError) as error:
+        raise opening.explained(path, error) from error
+    return connection
+
+
+def _seems_newer(path: Path) -> bool:
+    """Whether one byte of the header says that only a later SQLite may write it: homed's own never do."""
+    try:
+        with path.open("rb") as file:
+            version = file.read(_WRITE_VERSION + 1)[_WRITE_VERSION:]
+    except OSError:
+        return False
+    return version not in (b"", b"\1", b"\2") and opening.is_writable(path)
+
+
+def _read_only(path: Path, why: str) -> Opened:
+    """What is on the disk, for reading."""
+    for connect in (_by_sqlite, _without_log, _from_memory):
+        try:
+            connection = connect(path)
+        except (sqlite3.Error, StoreError, OSError) as error:
+            log.info("Cannot read %s by %s: %s", path, connect.__name__.strip("_"), error)
+            continue
+        try:
+            connection.text_factory = salvage.text
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("SELECT last FROM revision").fetchone()
+            opening.check(path, connection)
+        except (sqlite3.Error, StoreError) as error:
+            saved = salvage.into_memory(connection)
+            connection.close()
+            if saved is not None:
+                saved.execute("PRAGMA query_only = ON")
+                return Opened(saved, Standing.READ_ONLY, f"{why}; and it is damaged ({error})")
+        else:
+            return Opened(connection, Standing.READ_ONLY, why)
+    return Opened(_stand_in(), Standing.UNREADABLE, why)
+
+
+def _by_sqlite(path: Path) -> sqlite3.Connection:
+    return _uri(path, "mode=ro")
+
+
+def _without_log(path: Path) -> sqlite3.Connection:
+    """For a read-only filesystem: SQLite needs to write for a log, and there is none."""
+    log_file = path.with_name(f"{path.name}-wal")
+    if log_file.exists() and log_file.stat().st_size:
+        raise StoreError(f"{log_file} is not empty")
+    return _uri(path, "mode=ro&immutable=1")
+
+
+def _from_memory(path: Path) -> sqlite3.Connection:
+    return open_image(path)
+
+
+def _uri(path: Path, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=10, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _salvaged(path: Path, why: str) -> Opened:
+    """What can be read of a damaged database, in a new one; the damaged one is kept beside."""
+    log.error("%s", why)
+    source = _damaged_source(path)
+    if source is None:
+        return Opened(_stand_in(), Standing.DAMAGED, why)
+    try:
+        try:
+            count = salvage.into_file(source, opening.salvage_file(path))
+        except (sqlite3.Error, OSError) as error:
+            saved = salvage.into_memory(source)
+            if saved is None:
+                return Opened(_stand_in(), Standing.DAMAGED, why)
+            saved.execute("PRAGMA query_only = ON")
+            return Opened(saved, Standing.READ_ONLY, f"{why}; what can be read cannot be written anew: {error}")
+    finally:
+        source.close()
+    if not count:
+        opening.salvage_file(path).unlink(missing_ok=True)
+        return Opened(_stand_in(), Standing.DAMAGED, why)
+    try:
+        _take_place(path)
+        return Opened(opening.open_whole(path), Standing.WHOLE, _kept_damage(path))
+    except (OSError, StoreError) as error:
+        return Opened(_stand_in(), Standing.UNREADABLE, f"{why}; {error}")
+
+
+def _damaged_source(path: Path) -> sqlite3.Connection | None:
+    """A connection by which something can be read of a damaged database."""
+    for connect in (_as_it_is, _repaired):
+        with suppress(sqlite3.Error, StoreError):
+            return connect(path)
+    return None
+
+
+def _as_it_is(path: Path) -> sqlite3.Connection:
+    connection = _by_sqlite(path)
+    try:
+        connection.text_factory = salvage.text
+        if salvage.has_other_tables(connection):
+            raise StoreError(f"the tables of {path} are damaged")
+        connection.execute("SELECT bucket FROM records LIMIT 1").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _repaired(path: Path) -> sqlite3.Connection:
+    connection = open_image(path, repair=True)
+    try:
+        connection.text_factory = salvage.text
+        salvage.describe_tables(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _take_place(path: Path) -> None:
+    """Put what was salvaged in the place of the damaged database. OSError.
+
+    `finish_salvage` ends it after a power cut: the database is moved first, and that there is none says so.
+    """
+    aside = opening.new_aside(path)
+    os.rename(path, aside / path.name)
+    atomic.sync_folder(aside)
+    atomic.sync_folder(path.parent)
+    opening.finish_salvage(path, aside)
+
+
+def _kept_damage(path: Path) -> str:
+    """Say that a damaged database lies beside, as long as it does."""
+    kept = sorted(one.name for one in path.parent.glob(f"{path.name}.damaged-*"))
+    if not kept:
+        return ""
+    return (
+        "the database was damaged, and what could be read of it is in force: compare what is there with what should "
+        f"be, then remove {path.parent / kept[-1]}"
+    )
+
+
+def _stand_in() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.text_factory = salvage.text
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # goes with it into the file that it becomes
+    migrations.migrate(connection, migrations.steps())
+    return connection
