@@ -28,6 +28,7 @@ BASE = frozenset(
         "model",
         "vault",
         "credentials",
+        "http_client",
     }
 )
 _MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -86,8 +87,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "asyncssh": ("jobs/ssh/",),
     "isal": ("backups/archive/",),
     "pyrage": ("backups/archive/age.py",),
-    "aiohttp": ("api/", "containers/streams.py", "updates/", "jobs/tasks/", "agent/"),
+    "aiohttp": ("api/", "containers/streams.py", "updates/", "jobs/tasks/", "agent/", "http_client.py"),
     "multidict": ("api/",),
+    "yarl": ("http_client.py",),
 }
 
 
@@ -209,8 +211,8 @@ def test_what_is_imported_is_declared_or_of_python_itself() -> None:
     names = {
         "dbus_next": "dbus-next", "jwt": "pyjwt", "prometheus_client": "prometheus-client", "systemd": "systemd-python",
     }  # fmt: skip
-    # docker raises their errors, aiohttp its multidict: parts of their own interfaces.
-    through = {"requests": "docker", "urllib3": "docker", "multidict": "aiohttp"}
+    # docker raises their errors, aiohttp takes and gives multidicts and URLs of yarl: parts of their own interfaces.
+    through = {"requests": "docker", "urllib3": "docker", "multidict": "aiohttp", "yarl": "aiohttp"}
     foreign = set()
     for path in modules():
         for name, _ in imports(path.read_text(encoding="utf-8")):

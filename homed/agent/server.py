@@ -2,15 +2,18 @@
 
 import asyncio
 import random
+import re
 import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import msgspec
 
+from homed import http_client
 from homed.errors import ConfigError, HomedError
 
 _CALL = 30.0
@@ -18,6 +21,8 @@ _STALL = 60.0
 _CHUNK = 256 * 1024
 _MOST_ANSWER = 8 << 20
 _DOWNLOAD_TRIES = 10
+_REDIRECTS = 10
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _NOT_ASSIGNED = "Worker is not assigned to this job"
 
 
@@ -94,7 +99,8 @@ class Server:
         assert self._session is not None
         try:
             async with self._session.request(
-                method, urljoin(self.url, path), json=body, params=list(params), headers=self._headers, ssl=self._tls,
+                method, http_client.exact(urljoin(self.url, path)), json=body, params=list(params),
+                headers=self._headers, ssl=self._tls,
                 timeout=aiohttp.ClientTimeout(total=patience), allow_redirects=False,
             ) as response:  # fmt: skip
                 data = await response.content.read(_MOST_ANSWER)
@@ -106,13 +112,15 @@ class Server:
 
     async def download(self, url: str, target: Path, most: int) -> None:
         """Into a file, taken up again where it broke off. AwayError, RefusedError where it cannot be had."""
-        failures, versions = 0, [""]
+        failures, version = 0, _Version()
         while True:
             before = _size(target)
             try:
-                await self._fetch(urljoin(self.url, url), target, most, versions)
-            except aiohttp.InvalidURL as error:
+                await self._fetch(urljoin(self.url, url), target, most, version)
+            except (aiohttp.InvalidURL, http_client.WrongUrlError) as error:
                 raise RefusedError(400, f"{url} is no address") from error
+            except aiohttp.TooManyRedirects as error:
+                raise RefusedError(error.status, f"{url} leads elsewhere") from error
             except (aiohttp.ClientError, TimeoutError, ConnectionError, AwayError) as error:
                 failures = 0 if _size(target) > before else failures + 1
                 if failures >= _DOWNLOAD_TRIES:
@@ -121,33 +129,71 @@ class Server:
             else:
                 return
 
-    async def _fetch(self, url: str, target: Path, most: int, versions: list[str]) -> None:
-        """`versions` ends with the ETag of what is in the file: only of the same is more to be had."""
+    async def _fetch(self, url: str, target: Path, most: int, version: "_Version") -> None:
+        """Fetch what the file lacks of this version, or all of another one; AwayError if that is not the whole."""
         assert self._session is not None
         own = _origin(url) == _origin(self.url)
         have = _size(target)
         headers = {"Accept-Encoding": "identity"} | (self._headers if own else {})
-        if have and versions[-1]:
-            headers |= {"Range": f"bytes={have}-", "If-Range": versions[-1]}
-        async with self._session.get(
-            url, headers=headers, ssl=self._tls if own else True, allow_redirects=not own,
+        if have and version.tag:
+            headers |= {"Range": f"bytes={have}-", "If-Range": version.tag}
+        elif have:
+            have = await asyncio.to_thread(_truncate, target)
+        response, _ = await http_client.request(
+            self._session, "GET", url, headers=headers, ssl=self._tls if own else True,
+            max_redirects=0 if own else _REDIRECTS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CALL, sock_read=_STALL),
-        ) as response:  # fmt: skip
-            if response.status == 416 and have and response.headers.get("Content-Range", "") == f"bytes */{have}":
-                return
-            if own and 300 <= response.status < 400:
-                raise RefusedError(response.status, f"{url} leads elsewhere, and the server's own uploads do not")
+        )  # fmt: skip
+        async with response:
+            if response.status == 416 and have:
+                if version.size == have and response.headers.get("Content-Range", "") == f"bytes */{have}":
+                    return
+                await self._begin_anew(target, version)
             _judged(Answer(response.status, {"error": response.reason}), (206,))
-            if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                have = 0
-                await asyncio.to_thread(_truncate, target)
-            tag = response.headers.get("ETag", "")
-            versions.append("" if tag.startswith("W/") else tag)
+            if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+                raise RefusedError(502, f"{url} is sent packed, though it was asked for as it is")
+            part = _part(response.headers.get("Content-Range"), have, version, response.headers.get("ETag", ""))
+            if part is None and (response.status == 206 or "Content-Range" in response.headers):
+                # The status alone says nothing: what comes is neither the rest nor the whole.
+                await self._begin_anew(target, version)
+            if part is None or not have:
+                have = await asyncio.to_thread(_truncate, target)
+                version.tag = _strong(response.headers.get("ETag", ""))
+            version.size = part if part is not None else response.content_length
             async for chunk in response.content.iter_chunked(_CHUNK):
                 have += len(chunk)
                 if have > most:
                     raise RefusedError(413, f"it has more than {most} bytes")
                 await asyncio.to_thread(_append, target, chunk)
+            if part is not None and have != part:
+                raise AwayError("the server sent another part than it said")
+
+    async def _begin_anew(self, target: Path, version: "_Version") -> NoReturn:
+        await asyncio.to_thread(_truncate, target)
+        version.tag, version.size = "", None
+        raise AwayError("the server sends another part than was asked for")
+
+
+@dataclass
+class _Version:
+    """What is in a file that is downloaded: the ETag, and how many bytes the whole has, if the server said."""
+
+    tag: str = ""
+    size: int | None = None
+
+
+def _part(content_range: str | None, have: int, version: _Version, tag: str) -> int | None:
+    """How many bytes the whole has, of which what comes is the rest; None if it is not, or has no such header."""
+    found = _RANGE.fullmatch((content_range or "").strip())
+    if found is None or int(found[1]) != have or int(found[2]) + 1 != int(found[3]):
+        return None
+    if have and ((tag and tag != version.tag) or (version.size is not None and version.size != int(found[3]))):
+        return None
+    return int(found[3])
+
+
+def _strong(tag: str) -> str:
+    return "" if tag.startswith("W/") else tag
 
 
 def _judged(answer: Answer, also: Sequence[int]) -> Answer:
@@ -185,8 +231,9 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _truncate(path: Path) -> None:
+def _truncate(path: Path) -> int:
     path.write_bytes(b"")
+    return 0
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import aiohttp
 
+from homed import http_client
 from homed.config import UpdateCheck
 from homed.updates.judgement import Finding
 
@@ -34,7 +35,8 @@ async def _one(check: UpdateCheck) -> Finding:
 
 
 async def _http(url: str) -> str | None:
-    async with aiohttp.ClientSession() as session, session.get(url, allow_redirects=False) as answer:
+    asked = http_client.exact(url)
+    async with aiohttp.ClientSession() as session, session.get(asked, allow_redirects=False) as answer:
         return None if 200 <= answer.status < 400 else f"answered {answer.status}"
 
 

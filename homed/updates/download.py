@@ -24,8 +24,10 @@ import aiohttp
 import msgspec
 from msgspec.structs import replace
 
-from homed import atomic
+from homed import atomic, http_client
 from homed.errors import BundleError, DownloadError, NoSpaceError, UpdateError
+from homed.http_client import WrongUrlError
+from homed.updates.rate import Bucket
 
 log = logging.getLogger(__name__)
 
@@ -82,21 +84,6 @@ class TryAgainError(Exception):
         super().__init__(message)
         self.anew = anew
         self.after = after
-
-
-@dataclass
-class Bucket:
-    """Tokens for `rate` bytes a second; those that are not used are kept for a quarter of a second."""
-
-    rate: int
-    at: float
-    left: float = 0.0
-
-    def wait(self, taken: int, now: float) -> float:
-        """Seconds until more may be taken, after `taken` bytes."""
-        self.left = min(self.rate / 4, self.left + (now - self.at) * self.rate) - taken
-        self.at = now
-        return max(0.0, -self.left / self.rate)
 
 
 async def fetch(
@@ -166,6 +153,12 @@ def understand(status: int, headers: Mapping[str, str], at: int, known: Known) -
     codings = {headers.get(name, "").strip().lower() for name in ("Content-Encoding", "Transfer-Encoding")}
     if status in (200, 206) and codings - {"", "identity", "chunked"}:
         raise DownloadError(f"{known.source} is sent packed, though it was asked for as it is")
+    if status == 200 and "Content-Range" in headers:  # some say 200 for a part
+        found = _RANGE.fullmatch(headers["Content-Range"].strip())
+        if at and found is not None and int(found[1]) == at:
+            return _rest(headers, at, known)
+        if found is None or int(found[1]) or found[3] != str(int(found[2]) + 1):
+            raise TryAgainError("the server sends a part as the whole", anew=True)
     if status == 200:
         length, tag, date = (headers.get(name, "") for name in ("Content-Length", "ETag", "Last-Modified"))
         size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
@@ -298,7 +291,7 @@ class _Download:
                 if await self._once():
                     return
                 continue
-            except (aiohttp.TooManyRedirects, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError) as error:
+            except (aiohttp.TooManyRedirects, aiohttp.InvalidURL, WrongUrlError, UnicodeError) as error:
                 raise DownloadError(f"{part.known.source} leads nowhere: {type(error).__name__}") from error
             except TryAgainError as error:
                 trouble = error
@@ -324,12 +317,13 @@ class _Download:
             await _on_disk(partial(part.begin, part.known))
         ranged = {"Range": f"bytes={part.at}-", "If-Range": part.known.validator} if part.at else {}
         async with asyncio.timeout(self._limits.stall):
-            response = await self._session.get(
-                self._url, headers={"Accept-Encoding": "identity", **ranged}, timeout=aiohttp.ClientTimeout(),
-                max_redirects=6, auto_decompress=False, read_bufsize=_CHUNK,
-            )  # fmt: skip  # the sixth redirect is an error
+            response, hops = await http_client.request(
+                self._session, "GET", self._url,
+                headers={"Accept-Encoding": "identity", **ranged}, timeout=aiohttp.ClientTimeout(),
+                max_redirects=5, auto_decompress=False, read_bufsize=_CHUNK,
+            )  # fmt: skip
         try:
-            if ("https", "http") in pairwise(hop.url.scheme for hop in (*response.history, response)):
+            if ("https", "http") in pairwise(hop.scheme for hop in hops):
                 raise DownloadError(f"{part.known.source} is sent on from https to http")
             known, begin, end = understand(response.status, response.headers, part.at, part.known)
             self._allow(known.size or 0)

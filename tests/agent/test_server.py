@@ -101,6 +101,64 @@ async def test_a_server_whose_uploads_lead_elsewhere_is_refused_at_once(tmp_path
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (200, {"Content-Range": "bytes 100-999/1000"}, DATA[100:1000]),
+        (200, {"Content-Range": "bytes 7-999/1000"}, DATA[7:1000]),
+        (206, {}, DATA[100:1000]),
+        (206, {"Content-Range": "bytes 0-99/1000"}, DATA[:100]),
+        (206, {"Content-Range": "bytes 100-999/2000"}, DATA[100:1000]),
+        (206, {"Content-Range": "bytes 100-999/1000", "ETag": '"v2"'}, b"x" * 900),
+        (206, {"Content-Range": "bytes 100-1099/1100"}, DATA[100:1100]),
+        (206, {"Content-Range": "nonsense"}, DATA[100:1000]),
+        (416, {"Content-Range": "bytes */1000"}, b""),
+        (200, {}, DATA[:1000]),
+    ],
+)
+async def test_whatever_answers_the_wish_for_the_rest_the_file_is_whole(
+    tmp_path: Path, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    """The first answers break off after 100 of 1000 bytes; the first for a part is what is tried; then all is good."""
+    asked: list[str] = []
+    good = breaking([], after=1 << 30, whole=DATA[:1000])
+    broken = breaking([], after=100, whole=DATA[:1000])
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Range", ""))
+        if asked[-1] and len([one for one in asked if one]) == 1:
+            return web.Response(status=status, headers={"ETag": '"v1"', **headers}, body=body)
+        return await (good if any(asked) else broken)(request)
+
+    async with serving(handler) as server:
+        await server.download("/uploads/1-a.zip", tmp_path / "a", 1 << 30)
+    assert (tmp_path / "a").read_bytes() == DATA[:1000]
+    assert "bytes=100-" in asked
+
+
+async def test_what_is_sent_packed_is_refused(tmp_path: Path) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"x", headers={"Content-Encoding": "gzip"})
+
+    async with serving(handler) as server:
+        with pytest.raises(RefusedError):
+            await server.download("/uploads/1-a.zip", tmp_path / "a", 1 << 30)
+
+
+async def test_an_address_elsewhere_is_asked_as_it_is_written(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.raw_path)
+        if len(asked) == 1:
+            return web.Response(status=302, headers={"Location": "/y?sig=%2F%7E"})
+        return web.Response(body=b"x")
+
+    async with serving(handler) as elsewhere, serving(handler) as server:
+        await server.download(f"{elsewhere.url}x?sig=a%2Fb%3D%2B&x=1%7E", tmp_path / "a", 1000)
+    assert asked == ["/x?sig=a%2Fb%3D%2B&x=1%7E", "/y?sig=%2F%7E"]
+
+
 async def test_a_download_is_bounded(tmp_path: Path) -> None:
     async with serving(breaking([], after=1 << 30)) as server:
         with pytest.raises(RefusedError):

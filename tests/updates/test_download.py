@@ -37,7 +37,6 @@ from msgspec.structs import replace
 from homed.errors import BundleError, DownloadError, NoSpaceError, UpdateError
 from homed.updates import download
 from homed.updates.download import (
-    Bucket,
     Fetched,
     Known,
     Limits,
@@ -48,6 +47,7 @@ from homed.updates.download import (
     understand,
     wrong,
 )
+from homed.updates.rate import Bucket
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 KIB, MIB = 1024, 1024 * 1024
@@ -893,7 +893,29 @@ async def test_what_is_not_http_is_an_error_of_the_download(target: Path, answer
     assert not target.exists()
 
 
+@pytest.mark.parametrize("said", ["bytes BEGIN-LAST/SIZE", "bytes 5-LAST/SIZE", "bytes BEGIN-LAST/*", "nonsense", ""])
+@pytest.mark.parametrize("body", ["the rest", "the whole"])
+async def test_a_part_that_is_called_the_whole_is_not_taken_for_it(target: Path, said: str, body: str) -> None:
+    """Status 200 with a Content-Range: appended if it is the rest, begun anew otherwise."""
+
+    async def lies(request: Request, writer: asyncio.StreamWriter) -> None:
+        begin, last = request.begin, len(CONTENT) - 1
+        whole = said.replace("BEGIN", str(begin)).replace("LAST", str(last)).replace("SIZE", str(len(CONTENT)))
+        data = CONTENT if body == "the whole" else CONTENT[begin:]
+        await say(writer, 200, {"ETag": '"one"', "Content-Range": whole, "Content-Length": len(data)}, data)
+
+    async with serving(first(Good(cuts=[MIB]), first(lies, Good()))) as server:
+        await fetch(server.url(), target, QUICK)
+    assert is_there(target)
+
+
 # --- redirects, users, TLS
+
+
+async def test_urls_and_redirects_are_asked_as_they_are_written(target: Path) -> None:
+    async with serving(first(always(302, {"Location": "/y?sig=%2F%7E&a=b%3D"}), Good())) as server:
+        await fetch(server.url("/x?sig=a%2Fb%3D%2B&x=1%7E"), target, QUICK)
+    assert [request.path for request in server.requests] == ["/x?sig=a%2Fb%3D%2B&x=1%7E", "/y?sig=%2F%7E&a=b%3D"]
 
 
 async def test_up_to_five_redirects_are_followed(target: Path) -> None:

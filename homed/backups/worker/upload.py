@@ -49,6 +49,9 @@ class Board:
             return
         if not 200 <= answer.status < 300:
             raise answer.failure()
+        if answer.size != size:
+            # The status alone says nothing: a proxy may have answered in the board's place.
+            raise RemoteError(f"the board answered {answer.status}, but not that it has the {size} bytes sent")
 
     def _has(self, name: str, size: int, watch: Watch) -> bool:
         """Whether the board has it already. RemoteError where it has another of that name."""

@@ -1,5 +1,6 @@
 """The task http_request: one request, to where it may go, and as much of the answer as is allowed."""
 
+import asyncio
 import base64
 import socket
 import time
@@ -9,6 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from homed import http_client
 from homed.config.jobs import JobHttp
 from homed.jobs.records import Result
 from homed.jobs.tasks.addresses import is_allowed
@@ -85,23 +87,25 @@ async def _ask(wanted: HttpRequest, gate: _Gate, limit: int, hold: Callable[[int
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False,
             timeout=aiohttp.ClientTimeout(total=wanted.timeout),
         ) as session,
-        session.request(
-            wanted.method, wanted.url, headers=_headers(wanted), data=_body(wanted), max_redirects=_REDIRECTS
-        ) as answer,
+        asyncio.timeout(wanted.timeout),
     ):  # fmt: skip
-        known = answer.content_length if "Content-Encoding" not in answer.headers else None
-        await hold(limit if known is None else min(known, limit))
-        body = bytearray()
-        while len(body) <= limit and (chunk := await answer.content.read(limit + 1 - len(body))):
-            body += chunk
-        return {
-            "status": answer.status,
-            "reason": _text(answer.reason or ""),
-            "url": str(answer.url),
-            "headers": _shown(answer.headers),
-            **_content(bytes(body[:limit]), answer.charset),
-            "truncated": len(body) > limit,
-        }
+        answer, hops = await http_client.request(
+            session, wanted.method, wanted.url, headers=_headers(wanted), data=_body(wanted), max_redirects=_REDIRECTS
+        )
+        async with answer:
+            known = answer.content_length if "Content-Encoding" not in answer.headers else None
+            await hold(limit if known is None else min(known, limit))
+            body = bytearray()
+            while len(body) <= limit and (chunk := await answer.content.read(limit + 1 - len(body))):
+                body += chunk
+            return {
+                "status": answer.status,
+                "reason": _text(answer.reason or ""),
+                "url": str(hops[-1]),
+                "headers": _shown(answer.headers),
+                **_content(bytes(body[:limit]), answer.charset),
+                "truncated": len(body) > limit,
+            }
 
 
 def _headers(wanted: HttpRequest) -> dict[str, str]:

@@ -160,6 +160,13 @@ def test_another_backup_of_that_name_is_an_error(copying: Copying, board: Board)
     assert board.puts == 0
 
 
+def test_a_status_alone_is_no_proof_that_it_is_there(copying: Copying, board: Board) -> None:
+    board.answers = [(200, "")]  # a proxy's page
+
+    with pytest.raises(RemoteError, match="answered 200, but not"):
+        copying.run(settings(board.port))
+
+
 def test_one_that_came_there_meanwhile_counts_as_done_where_it_is_the_same(copying: Copying, board: Board) -> None:
     board.meanwhile = CONTENT
 
