@@ -46,6 +46,7 @@ class Tree:
         self._budget = budget
         self._root = os.open(folder, dirfd.DIRECTORY)
         self._links: list[_Link] = []
+        self._targets: dict[Parts, str] = {}
         self._modes: dict[Parts, int] = {}
         self._files: set[Parts] = set()
 
@@ -81,12 +82,21 @@ class Tree:
         if outside or not target or "\0" in target or len(os.fsencode(target)) > self._limits.name:
             raise unsafe(f"its link {shown(name)} points to {shown(target)}")
         self._links.append(_Link(parts, target))
+        self._targets[parts] = target
 
     def hard_link(self, name: str, target: str) -> None:
-        """To a file that was unpacked before."""
+        """To a file or a link that was unpacked before. A link's twin is one of its own: where it lies decides on what
+        it leads to. To itself, as tar has a file that it was told twice, nothing is done.
+        """
         parts, source = parts_of(name, self._limits), parts_of(target, self._limits)
+        if source in self._targets:
+            if parts != source:
+                self.link(name, self._targets[source])
+            return
         if source not in self._files:
-            raise unsafe(f"its link {shown(name)} is to {shown(target)}, which is no file before it")
+            raise unsafe(f"its link {shown(name)} is to {shown(target)}, which is no file or link before it")
+        if parts == source:
+            return
         with self._parent(parts, name) as parent, self._parent(source, target) as other:
             try:
                 os.link(source[-1], parts[-1], src_dir_fd=other, dst_dir_fd=parent, follow_symlinks=False)

@@ -9,6 +9,14 @@ from homed.jobs.unpack.limits import Budget, Limits, bad
 from homed.jobs.unpack.tree import Tree
 
 __all__ = ["Limits", "unpack"]
+_OTHERS = {
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"\x28\xb5\x2f\xfd": "packed by Zstandard",
+    b"\x04\x22\x4d\x18": "packed by LZ4",
+    b"!<arch>\n": "an archive of ar, or a Debian package",
+    b"\x1f\x9d": "packed by compress",
+}
 
 
 def unpack(archive: BinaryIO, folder: Path, limits: Limits) -> int:
@@ -19,14 +27,17 @@ def unpack(archive: BinaryIO, folder: Path, limits: Limits) -> int:
     """
     packed = archive.seek(0, os.SEEK_END)
     archive.seek(0)
-    head = archive.read(4)
+    head = archive.read(8)
     archive.seek(0)
     if not head:
         raise bad("it is empty")
+    for begin, name in _OTHERS.items():
+        if head.startswith(begin):
+            raise bad(f"it is {name}, which is not known here: use zip, or tar with gzip, bzip2 or xz")
     budget = Budget(limits, packed)
     tree = Tree(folder, limits, budget)
     try:
-        kind = zip if head in (b"PK\3\4", b"PK\5\6") else tar
+        kind = zip if head[:4] in (b"PK\3\4", b"PK\5\6") else tar
         kind.unpack(archive, tree, budget, limits)
         tree.finish()
     finally:

@@ -2,9 +2,10 @@
 
 import io
 import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final
 
 from homed.jobs.unpack.limits import Budget, Limits, bad, shown, unsafe
@@ -14,9 +15,12 @@ _CHUNK: Final = 1 << 18
 # LZMA's own headers may ask for 4 GiB of memory.
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _ENTRY: Final = b"PK\1\2"
+_HEADER_SIZE: Final = 30
 _LONGEST_ENTRY: Final = 1024
-_UNIX: Final = 3
-_ENCRYPTED: Final = 1
+_UNIX, _MACOS = 3, 19
+_WINDOWS: Final = (0, 10, 14)  # MS-DOS, NTFS, VFAT
+_ENCRYPTED, _UTF8 = 1, 1 << 11
+_UNICODE_NAME: Final = 0x7075
 _WRONG = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError, IndexError)
 
 
@@ -58,18 +62,62 @@ def unpack(archive: BinaryIO, tree: Tree, budget: Budget, limits: Limits) -> Non
         raise bad(f"{error}") from error
     file.opening = False
     with opened:
-        for info in opened.infolist():
+        members = opened.infolist()
+        _check_places(members)
+        for info in members:
             budget.member()
             _member(opened, info, tree, limits)
 
 
-def _member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, tree: Tree, limits: Limits) -> None:
+def _check_places(members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse members that share their data, by which a small archive becomes a large one. Some Pythons only warn."""
+    end = 0
+    for info in sorted(members, key=lambda one: one.header_offset):
+        if info.header_offset < end:
+            raise bad(f"{shown(info.orig_filename)} shares its data with another member")
+        end = info.header_offset + _HEADER_SIZE + info.compress_size
+
+
+def name_of(info: zipfile.ZipInfo) -> str:
+    """Return a member's name with `/` between its parts, whatever system it was made on.
+
+    MS-DOS and Windows have backslashes. Without the flag for UTF-8 a name is in the code page of old PCs, says the
+    format; macOS leaves the flag out and writes UTF-8, and others put the right name beside it (field 0x7075).
+    """
     name = info.orig_filename
+    if not info.flag_bits & _UTF8:
+        name = _other_name(info, name)
+    return name.replace("\\", "/") if info.create_system in _WINDOWS else name
+
+
+def _other_name(info: zipfile.ZipInfo, name: str) -> str:
+    try:
+        raw = name.encode("cp437")
+    except UnicodeError:
+        return name  # it was given as UTF-8
+    at = 0
+    while at + 4 <= len(info.extra):
+        kind, length = struct.unpack_from("<HH", info.extra, at)
+        field, at = info.extra[at + 4 : at + 4 + length], at + 4 + length
+        if kind == _UNICODE_NAME and field[:1] == b"\1" and field[1:5] == struct.pack("<I", zlib.crc32(raw)):
+            return _as_utf8(field[5:], name)
+    return _as_utf8(raw, name) if info.create_system in (_UNIX, _MACOS) else name
+
+
+def _as_utf8(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return name
+
+
+def _member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, tree: Tree, limits: Limits) -> None:
+    name = name_of(info)
     if info.flag_bits & _ENCRYPTED:
         raise bad(f"{shown(name)} is encrypted")
     if info.compress_type not in _METHODS:
         raise bad(f"{shown(name)} is packed by method {info.compress_type}, which is not known here")
-    mode = info.external_attr >> 16 if info.create_system == _UNIX else 0
+    mode = info.external_attr >> 16 if info.create_system in (_UNIX, _MACOS) else 0
     kind = stat.S_IFMT(mode)
     if name.endswith("/") and kind in (0, stat.S_IFDIR):
         tree.folder(name, stat.S_IMODE(mode) or 0o755)

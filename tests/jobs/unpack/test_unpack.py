@@ -6,10 +6,13 @@ import io
 import lzma
 import os
 import stat
+import struct
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -106,6 +109,95 @@ def test_a_zip_made_elsewhere_has_ordinary_permissions(tmp_path: Path) -> None:
     unpack(made, tmp_path, LIMITS)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
     assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o755
+
+
+def _zip(*members: tuple[bytes, int, int, bytes]) -> io.BytesIO:
+    """Members of one byte each: the name's bytes, the system that made it, flags, and fields beside."""
+    data, directory = b"", b""
+    for name, system, flags, extra in members:
+        content = b"" if name.endswith((b"/", b"\\")) else b"x"
+        common = struct.pack("<HHHHHIIIHH", 20, flags, 0, 0, 33, zlib.crc32(content), *[len(content)] * 2, len(name),
+                             len(extra))  # fmt: skip
+        directory += b"PK\1\2" + struct.pack("<BB", 20, system) + common + struct.pack("<HHHII", 0, 0, 0, 0, len(data))
+        directory += name + extra
+        data += b"PK\3\4" + common + name + extra + content
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, *[len(members)] * 2, len(directory), len(data), 0)
+    return io.BytesIO(data + directory + end)
+
+
+def _listed(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in folder.rglob("*"))
+
+
+def test_a_zip_from_windows_has_its_folders(tmp_path: Path) -> None:
+    made = _zip(
+        (b"top\\", 0, 0, b""), (b"top\\in\\a.txt", 0, 0, b""), (b"other\\b", 10, 0, b""), (b"c/d\\e", 14, 0, b"")
+    )
+    assert unpack(made, tmp_path, LIMITS) == 4
+    assert _listed(tmp_path) == ["c/", "c/d/", "c/d/e", "other/", "other/b", "top/", "top/in/", "top/in/a.txt"]
+    assert (tmp_path / "top/in/a.txt").read_bytes() == b"x"
+
+
+def test_names_in_a_zip_are_what_they_were_where_it_was_made(tmp_path: Path) -> None:
+    raw = "gr\u00fc\u00df".encode("cp437")
+    field = b"\1" + struct.pack("<I", zlib.crc32(b"?")) + "\u96ea".encode()
+    beside = struct.pack("<HH", 0x7075, len(field)) + field
+    unpack(
+        _zip(
+            (b"old " + raw, 0, 0, b""),
+            ("flag \u00fc".encode(), 0, 1 << 11, b""),
+            ("mac \u00fc".encode(), 3, 0, b""),
+            (b"unix \x81", 3, 0, b""),
+            (b"?", 0, 0, beside),
+            (b"a", 0, 0, beside + b"\1"),
+        ),
+        tmp_path,
+        LIMITS,
+    )
+    assert _listed(tmp_path) == sorted(
+        ["old gr\u00fc\u00df", "flag \u00fc", "mac \u00fc", "unix \u00fc", "\u96ea", "a"]
+    )
+
+
+def test_a_zip_whose_sizes_stand_behind_its_data_is_taken(tmp_path: Path) -> None:
+    class Pipe(io.RawIOBase):
+        """Cannot seek, so the sizes are written after the data."""
+
+        data = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.data += bytes(data)
+            return len(data)
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", b"x" * 1000)
+        archive.writestr("b", b"")
+    unpack(io.BytesIO(pipe.data), tmp_path, LIMITS)
+    assert (tmp_path / "a").read_bytes() == b"x" * 1000
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "v7", "oldgnu"])
+def test_every_dialect_of_tar_comes_out_with_links_to_links(tmp_path: Path, form: str) -> None:
+    source, into = tmp_path / "source", tmp_path / "into"
+    (source / "d").mkdir(parents=True)
+    into.mkdir()
+    (source / "f").write_bytes(b"x")
+    (source / "._f").write_bytes(b"AppleDouble")
+    (source / "a").symlink_to("l")
+    os.link(source / "a", source / "l2", follow_symlinks=False)
+    (source / "d" / "up").symlink_to("../f")
+    os.link(source / "d" / "up", source / "d" / "up2", follow_symlinks=False)
+    data = subprocess.run(
+        ["tar", f"--format={form}", "--sort=name", "-c", "a", "l2", "d", "f", "f", "._f"],
+        cwd=source, check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    unpack(io.BytesIO(data + b"trailing"), into, LIMITS)
+    assert [os.readlink(into / name) for name in ("a", "l2", "d/up", "d/up2")] == ["l", "l", "../f", "../f"]
+    assert ((into / "f").read_bytes(), (into / "._f").read_bytes()) == (b"x", b"AppleDouble")
 
 
 def test_a_zip64_is_taken(tmp_path: Path) -> None:
