@@ -5,7 +5,7 @@ is large lies beside it, in records of its own: it is read when somebody needs i
 or has ended. The record keeps the beginning of the work, which lists show and search.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from homed.jobs.records import Archive, Beside, Command, Job, Result, Script, Task, Work
 
 BUCKET: Final = "job-content"
+_PIECE_BYTES: Final = 16 << 10
 # In bytes of memory, roughly: what a waiting job may hold of its content.
 _MAX_INSIDE_WEIGHT: Final = 4096
 _ELEMENT_WEIGHT: Final = 64
@@ -68,12 +69,24 @@ class Split(NamedTuple):
     data: bytes | None
 
 
-def work_key(id: str) -> str:
-    return id
+def work_keys(job: Job) -> list[str]:
+    """The keys under which the work of a job lies beside its record, in order."""
+    return _keys(f"{job.id}/work", job.beside.work)
 
 
-def data_key(id: str, attempt: int) -> str:
-    return f"{id}/{attempt}"
+def data_keys(job: Job) -> list[str]:
+    """The keys under which the data of its last attempt's result lies beside its record, in order."""
+    return _keys(f"{job.id}/{job.attempt}", job.beside.data)
+
+
+def pieces(keys: Sequence[str], content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Cut content into the records of these keys: an engine reads and compares small ones in less time."""
+    for number, key in enumerate(keys):
+        yield key, content[number * _PIECE_BYTES : (number + 1) * _PIECE_BYTES]
+
+
+def _keys(prefix: str, size: int) -> list[str]:
+    return [f"{prefix}/{number:05}" for number in range(-(-size // _PIECE_BYTES))]
 
 
 def size(work: Work, metadata: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ from homed.errors import JobError, NotFoundError
 from homed.events import Events
 from homed.jobs import contents, records
 from homed.jobs.budget import Budget
-from homed.jobs.records import BUCKET, Job, State
+from homed.jobs.records import BUCKET, Beside, Job, State
 from homed.store import base, damage
 from homed.store.base import PAGE_BYTES, Change, Record, RevisionError, Store
 
@@ -151,15 +151,8 @@ class Ledger:
         """
         if not job.beside.work and not job.beside.data:
             return job
-        keys = [contents.work_key(job.id)] if job.beside.work else []
-        keys += [contents.data_key(job.id, job.attempt)] if job.beside.data else []
-        found, _ = await self._store.get_all(contents.BUCKET, keys, _NO_LIMIT)
-        values = {record.key: record.value for record in found}
-        if len(values) < len(keys):
-            return await self._read_whole(job)
-        return contents.join(
-            job, values.get(contents.work_key(job.id)), values.get(contents.data_key(job.id, job.attempt))
-        )
+        whole = await self._joined(job)
+        return whole if whole is not None else await self._read_whole(job.id)
 
     @asynccontextmanager
     async def content(self, job: Job) -> AsyncIterator[Job]:
@@ -172,33 +165,39 @@ class Ledger:
 
     async def with_small(self, jobs: Sequence[Job], max_bytes: int) -> list[Job]:
         """The jobs, with the whole work of those of which it has at most `max_bytes`. For lists."""
-        asked = [contents.work_key(job.id) for job in jobs if 0 < job.beside.work <= max_bytes]
-        values: dict[str, bytes] = {}
-        while asked:
-            page, looked_at = await self._store.get_all(contents.BUCKET, asked, PAGE_BYTES)
-            values |= {record.key: record.value for record in page}
-            asked = asked[looked_at:]
-        return [
-            contents.join(job, values[key], None) if (key := contents.work_key(job.id)) in values else job
-            for job in jobs
-        ]
+        found: list[Job] = []
+        for job in jobs:
+            whole = None
+            if 0 < job.beside.work <= max_bytes:
+                whole = await self._joined(msgspec.structs.replace(job, beside=Beside(work=job.beside.work)))
+            found.append(whole or job)
+        return found
 
-    async def _read_whole(self, job: Job) -> Job:
+    async def _joined(self, job: Job) -> Job | None:
+        """The job with what lies beside its record; None if that is not all there."""
+        work = await self._read_beside(contents.work_keys(job), job.beside.work)
+        data = await self._read_beside(contents.data_keys(job), job.beside.data)
+        if work is None or data is None:
+            return None
+        return contents.join(job, work or None, data or None)
+
+    async def _read_beside(self, keys: Sequence[str], size: int) -> bytes | None:
+        if not keys:
+            return b""
+        found, _ = await self._store.get_all(contents.BUCKET, keys, _NO_LIMIT)
+        content = b"".join(record.value for record in found)
+        return content if len(content) == size else None
+
+    async def _read_whole(self, id: str) -> Job:
         """A job that was changed meanwhile, or that lies wholly in its record: an older homed has written it."""
         for _ in range(_TRIES):
-            record = await self._store.get(BUCKET, job.id)
+            record = await self._store.get(BUCKET, id)
             if record is None:
-                raise NotFoundError(f"Job '{job.id[:64]}' not found", code="JOB_NOT_FOUND")
-            stored = records.decode(record.value)
-            keys = [contents.work_key(job.id)] if stored.beside.work else []
-            keys += [contents.data_key(job.id, stored.attempt)] if stored.beside.data else []
-            found, _ = await self._store.get_all(contents.BUCKET, keys, _NO_LIMIT)
-            if len(found) == len(keys):
-                values = {record.key: record.value for record in found}
-                return contents.join(
-                    stored, values.get(contents.work_key(job.id)), values.get(contents.data_key(job.id, stored.attempt))
-                )
-        raise JobError(f"the content of job '{job.id}' is missing in the store", code="JOB_CONTENT_MISSING")
+                raise NotFoundError(f"Job '{id[:64]}' not found", code="JOB_NOT_FOUND")
+            whole = await self._joined(records.decode(record.value))
+            if whole is not None:
+                return whole
+        raise JobError(f"the content of job '{id}' is missing in the store", code="JOB_CONTENT_MISSING")
 
     async def entry(self, id: str) -> Entry:
         """For who waits for its changes. NotFoundError (JOB_NOT_FOUND)."""
@@ -215,12 +214,7 @@ class Ledger:
         """RevisionError where there is one of this id already."""
         light, work, data = contents.split(job)
         value = records.encode(light)
-        changes = [Change(BUCKET, job.id, value, 0)]
-        if work is not None:
-            changes.append(Change(contents.BUCKET, contents.work_key(job.id), work))
-        if data is not None:
-            changes.append(Change(contents.BUCKET, contents.data_key(job.id, job.attempt), data))
-        revision = (await self._store.write(changes))[0]
+        revision = (await self._store.write([Change(BUCKET, job.id, value, 0), *_beside(light, work, data)]))[0]
         entry = Entry(light, revision, _stored(light, value), inside=False)
         self._hold(entry)
         self._index.put(light, entry.stored)
@@ -256,17 +250,16 @@ class Ledger:
 
     async def _split(self, entry: Entry, job: Job) -> tuple[Job, list[Change]]:
         """The changed job without what is to lie beside its record, and the changes of that. RevisionError."""
-        before, id = entry.job, job.id
+        before = entry.job
         changes: list[Change] = []
         if entry.inside:
             job, changes = await self._put_beside(entry, job)
         if job.result is not before.result:
             if before.beside.data:
-                changes.append(Change(contents.BUCKET, contents.data_key(id, before.attempt), None))
+                changes += [Change(contents.BUCKET, key, None) for key in contents.data_keys(before)]
                 job = msgspec.structs.replace(job, beside=msgspec.structs.replace(job.beside, data=0))
             job, data = contents.split_data(job)
-            if data is not None:
-                changes.append(Change(contents.BUCKET, contents.data_key(id, job.attempt), data))
+            changes += _beside(job, None, data)
         return job, changes
 
     async def _put_beside(self, entry: Entry, job: Job) -> tuple[Job, list[Change]]:
@@ -275,15 +268,10 @@ class Ledger:
         if record is None or record.revision != entry.revision:
             raise RevisionError(f"job '{job.id}' was changed in the meantime: read it again")
         light, work, data = contents.split_record(record.value)
-        changes = []
-        if work is not None:
-            changes.append(Change(contents.BUCKET, contents.work_key(job.id), work))
-        if data is not None:
-            changes.append(Change(contents.BUCKET, contents.data_key(job.id, light.attempt), data))
         return msgspec.structs.replace(
             job, work=light.work, metadata=light.metadata, beside=light.beside,
             result=light.result if job.result is entry.job.result else job.result,
-        ), changes  # fmt: skip
+        ), _beside(light, work, data)  # fmt: skip
 
     async def _read_again(self, entry: Entry) -> None:
         record = await self._store.get(BUCKET, entry.job.id)
@@ -339,15 +327,13 @@ class Ledger:
 
     async def _remove(self, record: Record) -> str | None:
         id = record.key
-        job, _ = contents.read(record.value)
+        job, inside = contents.read(record.value)
         if id in self._entries or not job.ended:
             return None
         try:
-            await self._store.write([
-                Change(BUCKET, id, None, record.revision),
-                Change(contents.BUCKET, contents.work_key(id), None),
-                Change(contents.BUCKET, contents.data_key(id, job.attempt), None),
-            ])  # fmt: skip
+            beside = [] if inside else [*contents.work_keys(job), *contents.data_keys(job)]
+            gone = [Change(contents.BUCKET, key, None) for key in beside]
+            await self._store.write([Change(BUCKET, id, None, record.revision), *gone])
         except RevisionError:
             return None
         return id
@@ -374,3 +360,10 @@ def _entry(record: Record) -> Entry:
 
 def _stored(job: Job, value: bytes) -> int:
     return len(value) + job.beside.work + job.beside.data
+
+
+def _beside(job: Job, work: bytes | None, data: bytes | None) -> list[Change]:
+    """Write the content that lies beside the record of this job."""
+    pieces = [] if work is None else [*contents.pieces(contents.work_keys(job), work)]
+    pieces += [] if data is None else [*contents.pieces(contents.data_keys(job), data)]
+    return [Change(contents.BUCKET, key, piece) for key, piece in pieces]

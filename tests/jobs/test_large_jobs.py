@@ -21,9 +21,9 @@ LARGE = Script("echo hello\n" + "#" * 50_000)
 ANSWER = {"answer": "x" * 20_000}
 
 
-async def stored(w: World) -> dict[str, int]:
-    """The sizes of all that lies beside records, by key."""
-    return {record.key: len(record.value) for record in await w.store.list(contents.BUCKET)}
+async def stored(w: World) -> set[str]:
+    """What lies beside records, without the numbers of its pieces."""
+    return {record.key.rpartition("/")[0] for record in await w.store.list(contents.BUCKET)}
 
 
 async def ended(b: Board, result: Result, work: Any = LARGE, **more: Any) -> Job:
@@ -86,18 +86,18 @@ async def test_the_runner_gets_all_of_it_also_after_a_restart(tmp_path: Path) ->
 async def test_each_result_replaces_the_one_before_and_all_goes_with_the_job(tmp_path: Path) -> None:
     async with board(tmp_path, keep=JobKeeping(count=0)) as b:
         job = await ended(b, Result(exit_code=1, data=ANSWER))
-        assert (await stored(b.world)).keys() == {job.id, f"{job.id}/1"}
+        assert await stored(b.world) == {f"{job.id}/work", f"{job.id}/1"}
         again = await b.jobs.retry(job.id)
         assert again.result is None
-        assert (await stored(b.world)).keys() == {job.id}
+        assert await stored(b.world) == {f"{job.id}/work"}
         await b.world.until(job.id, State.RUNNING)
         b.world.runner.end(job.id, Result(exit_code=0, data=ANSWER | {"second": 2}))
         await b.jobs.ended(job.id, 20)
         assert data(await b.jobs.get(job.id)) == ANSWER | {"second": 2}
-        assert (await stored(b.world)).keys() == {job.id, f"{job.id}/2"}
+        assert await stored(b.world) == {f"{job.id}/work", f"{job.id}/2"}
         keeping = Keeping(b.world.ledger, b.listing, b.world.outputs, lambda: b.world.config)
         assert await keeping.sweep() == 1
-        assert await stored(b.world) == {}
+        assert await stored(b.world) == set()
         with pytest.raises(NotFoundError):
             await b.jobs.get(job.id)
 
@@ -108,7 +108,7 @@ async def test_a_result_of_a_try_that_is_followed_by_another_is_not_left_behind(
         await b.world.until(job.id, State.RUNNING)
         b.world.runner.end(job.id, Result(exit_code=1, data=ANSWER))
         await b.world.when(job.id, lambda one: one.attempt == 2 and one.state is State.RUNNING)
-        assert await stored(b.world) == {}
+        assert await stored(b.world) == set()
         b.world.runner.end(job.id)
         await b.world.over(job.id)
 
@@ -132,7 +132,7 @@ async def test_what_an_older_homed_has_written_is_read_run_and_kept(tmp_path: Pa
         assert len(encode((await b.jobs.page(Query(search="echo"))).jobs[0])) < 3000
         await b.world.until("waits", State.RUNNING)
         assert (await b.jobs.get("waits")).work == LARGE
-        assert "waits" in await stored(b.world)
+        assert "waits/work" in await stored(b.world)
         b.world.runner.end("waits", Result(exit_code=0, data=ANSWER))
         assert data(await b.jobs.get((await b.world.over("waits")).id)) == ANSWER
         again = await b.jobs.retry("failed")
@@ -146,7 +146,7 @@ async def test_what_an_older_homed_has_written_is_read_run_and_kept(tmp_path: Pa
 async def test_content_that_is_gone_from_the_store_is_an_error_and_no_shorter_job(tmp_path: Path) -> None:
     async with board(tmp_path) as b:
         job = await b.jobs.submit(new(LARGE, requirements=Requirements(required_role="nobody")))
-        await b.world.store.delete(contents.BUCKET, job.id, None)
+        await b.world.store.delete(contents.BUCKET, f"{job.id}/work/00001", None)
         with pytest.raises(JobError) as error:
             await b.jobs.get(job.id)
         assert error.value.code == "JOB_CONTENT_MISSING"

@@ -1,11 +1,12 @@
 """Many large jobs, written to a store as homed and an older homed have written them."""
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from homed.clock import now
 from homed.jobs import contents
@@ -61,39 +62,37 @@ def changes(job: Job, *, inside: bool) -> Iterator[Change]:
         return
     light, work, data = contents.split(job)
     yield Change(BUCKET, job.id, encode(light), 0)
-    if work is not None:
-        yield Change(contents.BUCKET, contents.work_key(job.id), work)
-    if data is not None:
-        yield Change(contents.BUCKET, contents.data_key(job.id, job.attempt), data)
+    for keys, content in ((contents.work_keys(light), work), (contents.data_keys(light), data)):
+        for key, piece in contents.pieces(keys, content or b""):
+            yield Change(contents.BUCKET, key, piece)
 
 
-def fill(state: Path, count: int, size: int = MEGABYTE) -> int:
-    """Write so many jobs, each second one as an older homed has. Returns how many of them can run at once."""
-    return asyncio.run(_fill(state / "homed.db", count, size))
+def fill(state: Path, count: int, size: int = MEGABYTE, *, runnable: bool) -> None:
+    """Write so many jobs of all kinds, an eighth of them as an older homed has.
+
+    Nobody fits those that wait, unless `runnable`: then most can run.
+    """
+    asyncio.run(_fill(state / "homed.db", count, size, runnable=runnable))
 
 
-async def _fill(path: Path, count: int, size: int) -> int:
+async def _fill(path: Path, count: int, size: int, *, runnable: bool) -> None:
     store = SqliteStore(path)
     await store.open()
     # It is a test's data: a power cut may take it.
     await store._group.read(lambda connection: connection.execute("PRAGMA synchronous = OFF"))
-    made, began, runnable = kinds(size), now() - timedelta(hours=1), 0
+    made, began = kinds(size), now() - timedelta(hours=1)
     for first in range(0, count, _BATCH):
         batch: list[Change] = []
         for number in range(first, min(count, first + _BATCH)):
             job = made[number % len(made)](number, began + timedelta(milliseconds=number))
-            runnable += job.state is State.QUEUED and job.requirements != NOBODY and not isinstance(job.work, Archive)
-            batch += changes(job, inside=number // len(made) % 2 == 0)
+            if not runnable and not job.ended:
+                job = msgspec.structs.replace(job, requirements=NOBODY)
+            batch += changes(job, inside=number // len(made) % 8 == 0)
         await store.write(batch)
     await store.close()
-    return runnable
 
 
 def peak(pid: int) -> int:
     """The most memory that a process has had resident, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-
-
-def dump(value: object) -> bytes:
-    return json.dumps(value).encode()
