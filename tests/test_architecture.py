@@ -29,6 +29,7 @@ BASE = frozenset(
         "vault",
         "credentials",
         "http_client",
+        "local_time",
     }
 )
 _MAY_IMPORT: dict[str, frozenset[str]] = {

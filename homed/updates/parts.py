@@ -14,6 +14,7 @@ from homed.bus.rauc import Installer
 from homed.config import Updates
 from homed.events import Events
 from homed.health import Component, Level
+from homed.local_time import LocalZone
 from homed.updates import pending
 from homed.updates.desk import Desk
 from homed.updates.inspecting import Inspector
@@ -71,7 +72,7 @@ def build(
     inspector = Inspector(watch)
     steps = Steps(desk, watch, inspector, config, observe, copy)
     trials = Trials(desk, watch, Power(bus), config, observe, boot_clock, copy)
-    runner = Runner(desk, watch, steps, trials, config, boot_clock)
+    runner = Runner(desk, watch, steps, trials, config, boot_clock, LocalZone())
     # A mark that is not set for want of the bus costs a boot attempt, if the power goes meanwhile.
     bus.listen(runner.wake)
     updater = Updater(desk, watch, inspector, runner, trials, config, boot_clock)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 from homed import atomic
@@ -42,6 +42,7 @@ class Runner:
         trials: Trials,
         config: Callable[[], Updates],
         boot_clock: Callable[[], float],
+        zone: Callable[[], tzinfo],
     ):
         self._desk = desk
         self._watch = watch
@@ -49,6 +50,7 @@ class Runner:
         self._trials = trials
         self._config = config
         self._clock = boot_clock
+        self._zone = zone
         self._woken = asyncio.Event()
         self._step: asyncio.Task[None] | None = None
         self._cancelled: str | None = None
@@ -103,7 +105,7 @@ class Runner:
             facts = await self._look(update)
             if facts is None:
                 return
-            now = datetime.now().astimezone()
+            now = datetime.now(self._zone())
             following = decide.decide(update, facts, now, self._config().window)
             await self._take(following, update, facts)
             self._away_since = None

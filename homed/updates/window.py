@@ -1,7 +1,12 @@
-"""The maintenance window: `02:00-04:00`, or `Sat,Sun 02:00-04:00`, in the board's local time."""
+"""The maintenance window: `02:00-04:00`, or `Sat,Sun 02:00-04:00`, in the board's local time.
+
+On each of its days it opens once, as soon as the clock shows its beginning or has passed over it, and stays open for
+its length. So a window in the hour that a spring night leaves out opens when that hour would have begun, and one in the
+hour that an autumn night has twice opens in the first of the two.
+"""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import NamedTuple
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -35,14 +40,37 @@ def parse(text: str) -> Window:
 
 
 def is_open(text: str, now: datetime) -> bool:
-    """Whether the window is open at a local time; no window is never open."""
+    """Tell whether the window is open at a local time; no window is never open. A time without a zone knows no gaps."""
     if not text:
         return False
     window = parse(text)
-    minute = now.hour * 60 + now.minute
-    if window.begin < window.end:
-        return now.weekday() in window.days and window.begin <= minute < window.end
-    yesterday = (now - timedelta(days=1)).weekday()
-    return (now.weekday() in window.days and minute >= window.begin) or (
-        yesterday in window.days and minute < window.end
+    length = timedelta(minutes=(window.end - window.begin) % (24 * 60))
+    # One that opened two days ago may be open still: a day in spring has 23 hours.
+    days = [now.date() - timedelta(days=ago) for ago in range(3)]
+    moment = _absolute(now)
+    return any(
+        timedelta(0) <= moment - opening(window, day, now.tzinfo) < length
+        for day in days
+        if day.weekday() in window.days
     )
+
+
+def opening(window: Window, day: date, zone: tzinfo | None) -> datetime:
+    """Return when the window of a day opens, in UTC: as soon as the clock shows its beginning, or more."""
+    wanted = datetime.combine(day, time(*divmod(window.begin, 60)))
+    moment = _absolute(wanted.replace(tzinfo=zone))
+    if zone is None or moment.astimezone(zone).replace(tzinfo=None) == wanted:
+        return moment
+    # The clock passes over it: the moment at which it does lies between what the two offsets say.
+    before, after = _absolute(wanted.replace(tzinfo=zone, fold=1)), moment
+    while after - before > timedelta(seconds=1):
+        middle = before + (after - before) // 2
+        if middle.astimezone(zone).replace(tzinfo=None) < wanted:
+            before = middle
+        else:
+            after = middle
+    return after.replace(microsecond=0)
+
+
+def _absolute(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

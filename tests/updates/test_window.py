@@ -1,7 +1,8 @@
 """The maintenance window."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -88,3 +89,42 @@ def test_it_is_open_for_its_length_on_each_of_its_days(begin: int, end: int, day
     starts = [day * 1440 + begin for day in days]
     expected = any((now - start) % (7 * 1440) < length for start in starts)
     assert is_open(text, MONDAY + timedelta(minutes=now)) == expected
+
+
+def open_minutes(window: str, zone: str, first: str, last: str) -> list[str]:
+    """What the clock shows when the window opens and, after each `-`, when it closes, with the zone's name."""
+    place, at = ZoneInfo(zone), datetime.fromisoformat(first).replace(tzinfo=UTC)
+    found, was_open = [], False
+    while at < datetime.fromisoformat(last).replace(tzinfo=UTC):
+        now_open = is_open(window, at.astimezone(place))
+        if now_open != was_open:
+            found.append(f"{'' if now_open else '-'}{at.astimezone(place):%d %H:%M %Z}")
+        was_open = now_open
+        at += timedelta(minutes=1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("window", "zone", "first", "last", "expected"),
+    [
+        # Spring: 02:00 to 03:00 does not come.
+        ("Sun 02:00-03:00", "Europe/Berlin", "2026-03-28", "2026-03-30", ["29 03:00 CEST", "-29 04:00 CEST"]),
+        ("Sun 02:30-03:30", "Europe/Berlin", "2026-03-28", "2026-03-30", ["29 03:00 CEST", "-29 04:00 CEST"]),
+        ("Sun 02:10-02:20", "Europe/Berlin", "2026-03-28", "2026-03-30", ["29 03:00 CEST", "-29 03:10 CEST"]),
+        ("Sun 01:30-02:30", "Europe/Berlin", "2026-03-28", "2026-03-30", ["29 01:30 CET", "-29 03:30 CEST"]),
+        ("Sat 23:00-03:00", "Europe/Berlin", "2026-03-28", "2026-03-30", ["28 23:00 CET", "-29 04:00 CEST"]),
+        ("Sat 23:59-23:58", "Europe/Berlin", "2026-03-28", "2026-03-31", ["28 23:59 CET", "-30 00:58 CEST"]),
+        # Autumn: 02:00 to 03:00 comes twice.
+        ("Sun 02:00-03:00", "Europe/Berlin", "2026-10-24", "2026-10-26", ["25 02:00 CEST", "-25 02:00 CET"]),
+        ("Sun 02:15-02:45", "Europe/Berlin", "2026-10-24", "2026-10-26", ["25 02:15 CEST", "-25 02:45 CEST"]),
+        ("Sat 23:00-02:30", "Europe/Berlin", "2026-10-24", "2026-10-26", ["24 23:00 CEST", "-25 02:30 CEST"]),
+        # A day that begins at 01:00, and a clock that moves by half an hour.
+        ("Fri 00:00-00:30", "Africa/Cairo", "2026-04-23", "2026-04-25", ["24 01:00 EEST", "-24 01:30 EEST"]),
+        ("Sun 02:00-03:00", "Australia/Lord_Howe", "2026-10-03", "2026-10-05", ["04 02:30 +11", "-04 03:30 +11"]),
+        ("Sun 01:45-02:00", "Australia/Lord_Howe", "2026-04-04", "2026-04-06", ["05 01:45 +11", "-05 01:30 +1030"]),
+    ],
+)  # fmt: skip
+def test_it_opens_once_for_its_length_when_the_clock_is_changed(
+    window: str, zone: str, first: str, last: str, expected: list[str]
+) -> None:
+    assert open_minutes(window, zone, first, last) == expected
