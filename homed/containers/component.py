@@ -8,7 +8,9 @@ from homed.containers import policy, protected
 from homed.containers.capturing import Capturing
 from homed.containers.engine import Engine
 from homed.containers.executor import Executor
+from homed.containers.log_gaps import Range
 from homed.containers.logs import FollowerLimit, Logs
+from homed.containers.model import Container
 from homed.containers.reconciler import Reconciler
 from homed.containers.sealing import Sealing
 from homed.containers.services import Services
@@ -54,5 +56,10 @@ class ContainersComponent:
             lambda: config().containers, own,
         )  # fmt: skip
         self.followers = FollowerLimit(config().containers.followers)
-        self.logs = Logs(self.streams, self.followers)
+
+        def lost(container: Container, gap: Range) -> None:
+            data = {"container_id": container.id, "name": container.name}
+            events.publish("container.log_gap", {**data, "after": gap.after.decode(), "before": gap.before.decode()})
+
+        self.logs = Logs(self.streams, self.followers, lost)
         self.stats = Stats(self.engine, self.view, lambda: config().monitoring.stats_interval)

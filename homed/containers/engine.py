@@ -24,6 +24,8 @@ T = TypeVar("T")
 Observe = Callable[[str], Callable[[float, bool], None]]
 log = logging.getLogger(__name__)
 _TIMEOUT = 60
+# Seconds for a quick call, with the wait for a thread: those may all hang in an engine that does not answer.
+_QUICK_TIMEOUT = 30.0
 _QUICK_THREADS = 6
 # A stop may take an hour, and a pull for ever: neither may take the last thread from all the others.
 _SLOW_THREADS = 96
@@ -187,7 +189,10 @@ class Engine:
         started, worked = time.perf_counter(), False
         loop = asyncio.get_running_loop()
         try:
-            result = await loop.run_in_executor(pool or self._quick, self._run, act)
+            async with asyncio.timeout(None if pool else _QUICK_TIMEOUT):
+                result = await loop.run_in_executor(pool or self._quick, self._run, act)
+        except TimeoutError as error:
+            raise EngineUnavailableError(f"Docker Engine did not answer within {_QUICK_TIMEOUT:.0f} s") from error
         except NotFoundError:
             worked = True  # an answer like any other
             raise

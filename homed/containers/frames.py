@@ -5,14 +5,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _HEAD = struct.Struct(">BxxxL")
-_NAMES = {0: "stdin", 1: "stdout", 2: "stderr"}
+NAMES = {0: "stdin", 1: "stdout", 2: "stderr"}
 # Longer than the engine's own lines (16 KiB a frame, joined): a line without end must not fill the memory.
 _LONGEST_LINE = 1024 * 1024
 
 
 class Line(NamedTuple):
+    """`stamp` is the engine's timestamp, as it is written in the log; empty for none."""
+
     stream: str
     text: bytes
+    stamp: bytes = b""
 
 
 class Lines:
@@ -40,7 +43,7 @@ class Lines:
             at += 8 + length
             # Nearly every frame is one whole line; the rest goes the longer way.
             if payload.endswith(b"\n") and stream not in self._partial and payload.find(b"\n") == length - 1:
-                lines.append(Line(_NAMES.get(stream, "stdout"), payload[:-1].removesuffix(b"\r")))
+                lines.append(Line(NAMES.get(stream, "stdout"), payload[:-1].removesuffix(b"\r")))
             else:
                 lines += self._split(stream, payload)
         self._pending = data[at:]
@@ -50,11 +53,11 @@ class Lines:
         """What was left without a line's end."""
         for stream, text in self._partial.items():
             if text:
-                yield Line(_NAMES.get(stream, "stdout"), text)
+                yield Line(NAMES.get(stream, "stdout"), text)
         self._partial.clear()
 
     def _split(self, stream: int, payload: bytes) -> list[Line]:
-        name = _NAMES.get(stream, "stdout")
+        name = NAMES.get(stream, "stdout")
         *whole, rest = (self._partial.pop(stream, b"") + payload).split(b"\n")
         lines = [Line(name, text.removesuffix(b"\r")) for text in whole]
         if len(rest) > _LONGEST_LINE:

@@ -2,15 +2,19 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from homed import clock
-from homed.containers.frames import Line, Lines
+from homed.containers.frames import Line
+from homed.containers.log_gaps import GapDetector, Range, Verdict, next_moment
+from homed.containers.log_records import LogRecords
 from homed.containers.model import Container
-from homed.containers.streams import Streams
-from homed.errors import BusyError, FieldError, ValidationError
+from homed.containers.streams import ANSWER_TIMEOUT, Streams
+from homed.errors import BusyError, EngineUnavailableError, FieldError, HomedError, ValidationError
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -18,6 +22,13 @@ MOST_LINES = 100_000
 # An answer costs several times its bytes while it is made, and homed has 256 MiB in all.
 _MOST_BYTES = 8 * 1024 * 1024
 _MOST_READS = 2
+# Records that the longest line can have, with one to spare; those that may come between two requests.
+_MAX_PIECES = 66
+_MAX_CATCH_UP = 20_000
+# The stream of lines that are homed's own; seconds between two looks for a gap, and between two markers.
+MARKER = "homed"
+_SHORTEST_LOOK, _LONGEST_LOOK = 1.0, 120.0
+_TELL_INTERVAL = 1.0
 
 
 class Wish(NamedTuple):
@@ -56,40 +67,175 @@ def parameters(wish: Wish) -> dict[str, str]:
 
 
 class Logs:
-    """Reads logs. `followers` bounds how many may follow at once."""
+    """Reads logs. `followers` bounds how many may follow at once; `lost` is told of each gap that a follower has."""
 
-    def __init__(self, streams: Streams, followers: "FollowerLimit"):
+    def __init__(
+        self,
+        streams: Streams,
+        followers: "FollowerLimit",
+        lost: Callable[[Container, Range], None] = lambda container, gap: None,
+    ):
         self._streams = streams
         self._followers = followers
+        self._lost = lost
         self._reads = asyncio.Semaphore(_MOST_READS)
 
     async def read(self, container: Container, wish: Wish) -> list[str]:
         """Lines, oldest first. What is past 8 MiB is left out, the oldest first."""
-        lines: list[Line] = []
-        size = 0
-        async with self._reads:
-            async for batch in self._batches(container, wish):
-                lines += batch
-                size += sum(len(line.text) + 64 for line in batch)
-                if size > _MOST_BYTES:
-                    lines = lines[len(lines) // 2 :]
-                    size = sum(len(line.text) + 64 for line in lines)
-            return [line.text.decode(errors="replace") for line in lines]
+        lines, _ = await self._last_lines(container, wish)
+        return [_text(line, wish).decode(errors="replace") for line in lines]
 
     async def follow(self, container: Container, wish: Wish) -> AsyncIterator[list[Line]]:
-        """Lines as they come, in the batches that they come in. BusyError where too many follow."""
+        """Lines as they come, in the batches that they come in. BusyError if too many follow.
+
+        A line of the stream `homed` says that lines are missing.
+        """
         with self._followers:
-            async for batch in self._batches(container, wish):
+            async for batch in self.follow_on(container, wish):
+                yield [line._replace(text=_text(line, wish)) for line in batch]
+
+    async def follow_on(self, container: Container, wish: Wish) -> AsyncIterator[list[Line]]:
+        """As `follow`, with the lines' own texts, and not counted."""
+        asked = parameters(wish._replace(timestamps=True, follow=True))
+        if wish.tail:
+            # The engine counts records, not lines; and a stream of it does not tell the old from the new.
+            lines, unfinished = await self._last_lines(container, wish)
+            if lines:
+                yield lines
+            stamped = [line.stamp for line in lines if line.stamp]
+            if unfinished:
+                asked["since"] = next_moment(min(unfinished), 0)
+            elif stamped:
+                asked["since"] = next_moment(max(stamped))
+            asked["tail"] = str(_MAX_CATCH_UP) if stamped or unfinished else "all"
+        watch = _GapWatch(self, container)
+        async for batch in self._batches(container, asked, LogRecords(tty=container.tty)):
+            if batch := await watch.checked(batch):
                 yield batch
 
-    async def _batches(self, container: Container, wish: Wish) -> AsyncIterator[list[Line]]:
-        lines = Lines(tty=container.tty)
-        async with self._streams.logs(container.id, parameters(wish)) as chunks:
+    async def _last_lines(self, container: Container, wish: Wish) -> tuple[list[Line], list[bytes]]:
+        """The last lines of what there is, and the timestamps of lines that go on."""
+        try:
+            await asyncio.wait_for(self._reads.acquire(), ANSWER_TIMEOUT)
+        except TimeoutError as error:
+            message = f"Docker Engine did not give other logs within {ANSWER_TIMEOUT:.0f} s: try again"
+            raise EngineUnavailableError(message) from error
+        try:
+            asked = wish.tail if wish.tail is None else wish.tail + 1
+            while True:
+                lines, whole, unfinished = await self._collect(container, wish, asked)
+                if wish.tail is None or asked is None:
+                    return lines, unfinished
+                # The first one may be the rest of a longer line, unless there was nothing before it.
+                if whole or len(lines) > wish.tail or asked >= _MAX_PIECES * (wish.tail + 1):
+                    return lines[max(0, len(lines) - wish.tail) :], unfinished
+                asked = min(8 * asked, _MAX_PIECES * (wish.tail + 1))
+        finally:
+            self._reads.release()
+
+    async def _collect(
+        self, container: Container, wish: Wish, tail: int | None
+    ) -> tuple[list[Line], bool, list[bytes]]:
+        """Lines of the last `tail` records; whether nothing can be before the first one; what goes on."""
+        lines: list[Line] = []
+        size, cut = 0, False
+        records = LogRecords(tty=container.tty)
+        asked = parameters(wish._replace(tail=tail, timestamps=True, follow=False))
+        async with self._streams.logs(container.id, asked) as chunks:
             async for chunk in chunks:
-                if batch := lines.feed(chunk):
+                batch = records.feed(chunk)
+                lines += batch
+                size += sum(len(line.text) + 64 for line in batch)
+                while size > _MOST_BYTES and len(lines) > 1:
+                    lines, cut = lines[len(lines) // 2 :], True
+                    size = sum(len(line.text) + 64 for line in lines)
+        unfinished = records.unfinished if container.is_up and wish.follow else []
+        if not unfinished:
+            lines += list(records.finish())
+        return lines, cut or tail is None or records.records < tail, unfinished
+
+    async def _batches(
+        self, container: Container, asked: Mapping[str, str], records: LogRecords
+    ) -> AsyncIterator[list[Line]]:
+        async with self._streams.logs(container.id, asked) as chunks:
+            async for chunk in chunks:
+                if batch := records.feed(chunk):
                     yield batch
-        if rest := list(lines.finish()):
+        if rest := list(records.finish()):
             yield rest
+
+    async def is_missing(self, container: Container, gap: Range) -> bool:
+        """Whether the log has, or had, lines within a pause: those that a follower did not get."""
+        asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": "all"}
+        within = {**asked, "since": next_moment(gap.after), "until": next_moment(gap.before, -1)}
+        if await self._first(container, within) is not None:
+            return True
+        oldest = await self._first(container, asked)
+        return oldest is not None and oldest > gap.after
+
+    async def _first(self, container: Container, asked: Mapping[str, str]) -> bytes | None:
+        async with aclosing(self._batches(container, asked, LogRecords(tty=container.tty))) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                return batch[0].stamp
+        return None
+
+    def note(self, container: Container, gap: Range) -> Line:
+        """Tell of a gap; the line says so to who follows."""
+        self._lost(container, gap)
+        text = b"[homed] lines are missing here, or came late: the log was rotated faster than it was read (%s to %s)"
+        return Line(MARKER, text % (gap.after, gap.before), gap.before)
+
+
+class _GapWatch:
+    """One follower's watch for gaps. A look into the log costs the engine much: ever fewer are taken in vain."""
+
+    def __init__(self, logs: Logs, container: Container):
+        self._logs = logs
+        self._container = container
+        self._detector = GapDetector()
+        self._offset = time.time() - time.monotonic()
+        self._look_at = 0.0
+        self._look_pause = _SHORTEST_LOOK
+        self._told_at = -_TELL_INTERVAL
+        self._newest = b""
+
+    async def checked(self, batch: list[Line]) -> list[Line]:
+        """The lines without those that came twice, with a marker at each gap."""
+        offset = time.time() - time.monotonic()
+        went_back, self._offset = self._offset - offset > 0.001, offset
+        result: list[Line] = []
+        for line in batch:
+            verdict = self._detector.look(line.stream, line.stamp, clock_went_back=went_back)
+            if verdict is Verdict.REPEATED:
+                self._tell(result, Range(line.stamp, self._newest))
+                continue
+            if verdict is Verdict.PAUSED and await self._is_gap():
+                self._tell(result, self._detector.pause)
+            self._newest = line.stamp
+            result.append(line)
+        return result
+
+    async def _is_gap(self) -> bool:
+        moment = time.monotonic()
+        if moment < self._look_at:
+            return False
+        try:
+            found = await self._logs.is_missing(self._container, self._detector.pause)
+        except HomedError:
+            found = False
+        self._look_pause = _SHORTEST_LOOK if found else min(2 * self._look_pause, _LONGEST_LOOK)
+        self._look_at = time.monotonic() + self._look_pause
+        return found
+
+    def _tell(self, result: list[Line], gap: Range) -> None:
+        if time.monotonic() - self._told_at >= _TELL_INTERVAL:
+            self._told_at = time.monotonic()
+            result.append(self._logs.note(self._container, gap))
+
+
+def _text(line: Line, wish: Wish) -> bytes:
+    """The line as it is shown."""
+    return line.stamp + b" " + line.text if wish.timestamps and line.stamp and line.stream != MARKER else line.text
 
 
 class FollowerLimit:

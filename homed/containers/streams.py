@@ -3,6 +3,7 @@
 docker-py would hold a thread for each follower and parse frames one read at a time: see docs/architecture.md.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,6 +20,9 @@ _EVENTS = (
     "health_status",
 )  # fmt: skip
 _LONGEST_EVENT = 1024 * 1024
+# Seconds for an answer to begin and, unless it is followed, to go on; of silence until it is asked whether it lives.
+ANSWER_TIMEOUT = 15.0
+_SILENCE = 30.0
 
 
 class Streams:
@@ -53,21 +57,40 @@ class Streams:
     async def logs(self, container: str, parameters: Mapping[str, str]) -> "AsyncIterator[AsyncIterator[bytes]]":
         """A container's log as the engine gives it, chunk by chunk. NotFoundError, EngineError."""
         async with self._get(f"/containers/{container}/logs", parameters) as response:
-            yield self._chunks(response)
+            yield self._chunks(response, follow=parameters.get("follow") == "1")
 
     @asynccontextmanager
     async def exec(self, exec_id: str) -> "AsyncIterator[AsyncIterator[bytes]]":
         """Run what was prepared in a container, and follow its output. Leaving does not end it."""
         body = {"Detach": False, "Tty": False}
         async with self._ask("POST", f"/exec/{exec_id}/start", json=body) as response:
-            yield self._chunks(response)
+            yield self._chunks(response, follow=True)
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _chunks(self, response: aiohttp.ClientResponse, *, follow: bool) -> AsyncIterator[bytes]:
         try:
-            async for chunk in response.content.iter_any():
+            while chunk := await self._chunk(response, follow):
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailableError(f"Docker Engine's stream broke off: {error}") from error
+
+    async def _chunk(self, response: aiohttp.ClientResponse, follow: bool) -> bytes:
+        """What comes next; empty at the end. A silent stream is followed for as long as the engine answers others."""
+        if not follow:
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    return await response.content.readany()
+            except TimeoutError as error:
+                message = f"Docker Engine did not go on with its answer for {ANSWER_TIMEOUT:.0f} s"
+                raise EngineUnavailableError(message) from error
+        reading = asyncio.ensure_future(response.content.readany())
+        try:
+            while not (await asyncio.wait({reading}, timeout=_SILENCE))[0]:
+                async with self._get("/_ping", {}) as answer:
+                    await self._chunk(answer, follow=False)
+            return reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     def _get(self, path: str, parameters: Mapping[str, str]) -> "AbstractAsyncContextManager[aiohttp.ClientResponse]":
         return self._ask("GET", path, params=parameters)
@@ -77,8 +100,11 @@ class Streams:
         session = self._open()
         base = "http://docker" if self._address.startswith("unix://") else self._address.replace("tcp://", "http://", 1)
         try:
-            response = await session.request(method, f"{base}{path}", **more)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                response = await session.request(method, f"{base}{path}", **more)
+        except TimeoutError as error:
+            raise EngineUnavailableError(f"Docker Engine did not answer within {ANSWER_TIMEOUT:.0f} s") from error
+        except (aiohttp.ClientError, OSError) as error:
             raise unreachable(self._address) from error
         async with response:
             if response.status >= 400:
@@ -86,6 +112,9 @@ class Streams:
                 message = _message(text)
                 if response.status == 404:
                     raise NotFoundError(message, code="CONTAINER_NOT_FOUND")
+                if response.status == 501:
+                    message = f"the container's log cannot be read, as its log driver keeps none: {message}"
+                    raise ConflictError(message, code="LOG_NOT_KEPT")
                 if response.status == 409:
                     raise ConflictError(message, code="DOCKER_ERROR")
                 raise EngineError(message)

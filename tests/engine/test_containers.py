@@ -118,7 +118,8 @@ def test_a_log_is_read_from_its_end(api: Api, engine: DockerEngine) -> None:
     assert logs(api, "talker", "?tail=2") == ["line 249", "line 250"]
     assert logs(api, "talker", "?tail=0") == []
     assert logs(api, "talker", "?tail=100000")[:2] == ["line 1", "line 2"]
-    for wrong in ("-1", "x", "100001", "1.5", "all"):
+    assert logs(api, "talker", "?tail=all") == [f"line {i}" for i in range(1, 251)]
+    for wrong in ("-1", "x", "100001", "1.5", "ALL"):
         assert api.get(f"/api/v1/containers/talker/logs?tail={wrong}").status == 400, wrong
     assert api.get("/api/v1/containers/nothing/logs").code == "CONTAINER_NOT_FOUND"
 
@@ -148,8 +149,33 @@ def test_long_lines_and_bytes_that_are_no_text(api: Api, engine: DockerEngine) -
     ended(engine, api, r"head -c 300000 /dev/zero | tr '\0' x; echo; printf 'caf\303\251 \377\376 end\n\001\002\n'")
     long, mixed, control = logs(api, "talker")
     assert long == "x" * 300_000
+    assert logs(api, "talker", "?tail=3") == [long, mixed, control], "lines are counted, not the engine's pieces"
+    with following(api, "talker", "&tail=3") as response:
+        assert response.read().split(b"\n")[0] == long.encode()
     assert mixed == "café \ufffd\ufffd end"
     assert control == "\x01\x02"
+
+
+def test_a_log_that_is_not_kept_is_a_conflict(api: Api, engine: DockerEngine) -> None:
+    engine.run("sleep", "1000", name="silent", log_config={"type": "none"})
+    until("the container", lambda: _status(api, "silent") == "running")
+    for query in ("", "?follow=true", "?tail=all"):
+        answer = api.get(f"/api/v1/containers/silent/logs{query}")
+        assert (answer.status, answer.code) == (409, "LOG_NOT_KEPT"), query
+
+
+def test_a_follower_of_a_log_that_is_rotated_too_fast_is_told(homed: Homed, engine: DockerEngine) -> None:
+    script = "i=0; while :; do i=$((i+1)); echo $i-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done"
+    config = {"type": "json-file", "config": {"max-size": "50k", "max-file": "2"}}
+    engine.run("sh", "-c", script, name="fast", log_config=config)
+    until("the container", lambda: _status(homed.api, "fast") == "running")
+    numbers: list[int] = []
+    with following(homed.api, "fast", "&tail=1") as response:
+        for line in response:
+            if line.startswith(b"[homed] lines are missing"):
+                break
+            numbers.append(int(line.partition(b"-")[0]))
+    assert numbers == sorted(set(numbers)), "none came twice"
 
 
 def test_a_big_log_is_bounded_and_homed_stays_small(homed: Homed, engine: DockerEngine) -> None:

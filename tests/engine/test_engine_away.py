@@ -116,7 +116,9 @@ def test_an_engine_that_hangs_does_not_hold_up_the_api(engine: DockerEngine, sta
     with engine.hung():
         slow = [threading.Thread(target=_ask, args=(api, f"/api/v1/containers/{identity}/stats")) for _ in range(30)]
         slow += [threading.Thread(target=_ask, args=(api, f"/api/v1/containers/{identity}")) for _ in range(30)]
-        for thread in slow:
+        answers: list[tuple[int, str]] = []
+        readers = [threading.Thread(target=_read_log, args=(api, identity, answers)) for _ in range(4)]
+        for thread in (*slow, *readers):
             thread.start()
         for _ in range(20):
             for path in ("/health", "/health/live", "/api/v1/services", "/api/v1/containers", "/metrics"):
@@ -124,6 +126,9 @@ def test_an_engine_that_hangs_does_not_hold_up_the_api(engine: DockerEngine, sta
                 assert api.get(path, timeout=5).status in (200, 503)
         api.create("late", image=IMAGE, command=IDLE)
         until("homed to say so", lambda: says_away(api), deadline=60)
+        for thread in readers:
+            thread.join(timeout=60)
+        assert answers == [(503, "DOCKER_ERROR")] * 4, "each reader of a log is told while the engine hangs"
     for thread in slow:
         thread.join(timeout=90)
     until("homed to be back", lambda: api.get("/health/ready").status == 200, deadline=60)
@@ -140,6 +145,11 @@ def test_homed_ends_in_its_time_while_the_engine_hangs(engine: DockerEngine, sta
         threading.Thread(target=_ask, args=(homed.api, "/api/v1/containers/app/stats"), daemon=True).start()
         stays("an answer", homed.api.is_live, 0.3)
         assert homed.stop() == 0
+
+
+def _read_log(api: Api, container: str, answers: list[tuple[int, str]]) -> None:
+    answer = api.get(f"/api/v1/containers/{container}/logs", timeout=55)
+    answers.append((answer.status, answer.code))
 
 
 def _ask(api: Api, path: str) -> None:

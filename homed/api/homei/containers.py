@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -82,9 +82,9 @@ class ContainerDetails(ContainerSummary, frozen=True, kw_only=True):
 
 
 class LogQuery(msgspec.Struct, frozen=True):
-    """`since`: Unix seconds, RFC 3339, or an age such as `10m`."""
+    """`tail`: how many lines from the end, or `all`. `since`: Unix seconds, RFC 3339, or an age such as `10m`."""
 
-    tail: Annotated[int, Meta(ge=0, le=MOST_LINES)] = 100
+    tail: Annotated[int, Meta(ge=0, le=MOST_LINES)] | Literal["all"] = 100
     follow: bool = False
     timestamps: bool = False
     since: Annotated[str, Meta(max_length=64)] | None = None
@@ -134,7 +134,7 @@ def routes(view: View, engine: Engine, logs: Logs, stats: Stats, streaming: Stre
         route(one, resource.get, "Get a container", params=name, response=ContainerDetails, errors=(404, 500, 503)),
         route(
             f"{one}/logs", resource.logs, "Read a container's log", params=name, query=LogQuery, response=LogLines,
-            streams=("text/plain",), errors=(400, 404, 500, 503),
+            streams=("text/plain",), errors=(400, 404, 409, 500, 503),
         ),
         route(
             f"{one}/stats", resource.stats, "What a container uses", params=name, response=ContainerStats,
@@ -142,7 +142,7 @@ def routes(view: View, engine: Engine, logs: Logs, stats: Stats, streaming: Stre
         ),
         route(
             "/ws/containers/{container_id}/logs", resource.follow, "Follow a container's log", params=name,
-            query=LogQuery, socket=True, errors=(400, 404, 503),
+            query=LogQuery, socket=True, errors=(400, 404, 409, 503),
         ),
     ]  # fmt: skip
 
@@ -231,7 +231,7 @@ def _status(text: str | None) -> State | None:
 
 def _wish(query: LogQuery) -> Wish:
     since = None if query.since is None else parse_since(query.since, now())
-    return Wish(query.tail, since, query.timestamps, query.follow)
+    return Wish(None if query.tail == "all" else query.tail, since, query.timestamps, query.follow)
 
 
 def summary(container: Container) -> ContainerSummary:
