@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check_config)
 
     doctor = commands.add_parser(
-        "doctor", parents=[common], help="say what would make an update of this board go wrong"
+        "doctor", parents=[common], help="say what is wrong with this board, or soon will be, and what to do about it"
     )
     doctor.set_defaults(run=_doctor)
 
@@ -200,6 +200,7 @@ def _backup_worker(arguments: Sequence[str]) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
+    from homed import doctor
     from homed.backups import schedules
 
     settings = _settings(options, read_only=True)
@@ -209,6 +210,12 @@ def _check_config(options: argparse.Namespace) -> int:
         raise ConfigError(f"{settings.file}: {error.message}") from error
     if settings.trouble:
         raise ConfigError(settings.trouble)
+    found = doctor.exposure(settings, options.state)
+    for one in found:
+        if one.level is doctor.Level.BAD:
+            raise ConfigError(f"{settings.file}: {one.about}: {one.text}", code="KEY_REQUIRED")
+        if one.level is doctor.Level.WARNING:
+            print(f"{settings.file}: {one.about}: {one.text}", file=sys.stderr)
     print(f"{settings.file}: right")
     return 0
 
@@ -216,8 +223,7 @@ def _check_config(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from homed import doctor
 
-    config = _settings(options, read_only=True).current.updates
-    findings = _await(doctor.examine(config))
+    findings = _await(doctor.examine(_settings(options, read_only=True), options.state))
     for level, about, text in findings:
         print(f"{level:8} {about}: {text}")
     return int(any(finding.level is doctor.Level.BAD for finding in findings))

@@ -52,7 +52,7 @@ _MAY_IMPORT: dict[str, frozenset[str]] = {
     "serving": frozenset({"api", "settings"}) | CAPABILITIES | BASE,
     "api": frozenset({"settings", "store"}) | CAPABILITIES | BASE,
     "observation": frozenset({"store"}) | CAPABILITIES | BASE,
-    "doctor": frozenset({"bus", "settings"}) | CAPABILITIES | BASE,
+    "doctor": frozenset({"api", "bus", "settings", "store"}) | CAPABILITIES | BASE,
     "state": frozenset({"store", "updates"}) | BASE,
     "probes": CAPABILITIES | BASE,
     "settings": BASE,

@@ -48,7 +48,7 @@ class Key(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
 
 
-def _read(record: Record) -> Key:
+def read_key(record: Record) -> Key:
     """ValueError for what is no key: a backup may have put it there, and it must not keep homed from its other keys."""
     key = msgspec.json.decode(record.value, type=Key)
     times = [key.created_at] if key.expires_at is None else [key.created_at, key.expires_at]
@@ -75,7 +75,7 @@ class Keys:
         self._looked_at = -_SECONDS_BETWEEN_LOOKS
 
     async def load(self) -> None:
-        self._by_id = {key.id: key for _, key in await damage.read_all(self._store, BUCKET, _read)}
+        self._by_id = {key.id: key for _, key in await damage.read_all(self._store, BUCKET, read_key)}
         self._looked_at = time.monotonic()
 
     async def look(self) -> None:

@@ -22,7 +22,7 @@ _MIN_BYTES: Final = 512
 _MAX_IDLE_LOG_BYTES = 16 << 20
 # Rewriting takes about a second for so much on slow flash, and needs as much space again.
 _MAX_REWRITTEN_BYTES = 64 << 20
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # SQLite's or the disk's: it may still be possible to read what is there.
 _NOT_WRITABLE: Final = (
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PERM,
@@ -158,7 +158,7 @@ def explained(path: Path, error: sqlite3.Error | OSError) -> StoreError:
     if isinstance(error, OSError):
         return NotWritableError(said)
     number = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if number in _DAMAGED:
+    if number in DAMAGED:
         return DamagedError(f"{path} is damaged ({error}): restore it from a backup")
     return NotWritableError(said) if number in _NOT_WRITABLE else StoreError(said)
 

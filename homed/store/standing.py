@@ -6,7 +6,8 @@ Everything here blocks.
 import logging
 import os
 import sqlite3
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,10 +15,12 @@ from typing import Final, NamedTuple
 from homed import atomic
 from homed.errors import StoreError
 from homed.store import migrations, opening, salvage
+from homed.store.base import Record
 from homed.store.image import open_image
 
 log = logging.getLogger(__name__)
 _WRITE_VERSION: Final = 18
+_MAX_SEEN: Final = 10_000
 
 
 class Standing(StrEnum):
@@ -36,6 +39,45 @@ class Opened(NamedTuple):
     connection: sqlite3.Connection
     standing: Standing
     message: str = ""
+
+
+class Seen(NamedTuple):
+    """A database as it was found by a look that changes nothing, with the records of some buckets."""
+
+    standing: Standing
+    message: str
+    records: Mapping[str, Sequence[Record]]
+
+
+def look(path: Path, buckets: Sequence[str]) -> Seen:
+    """Look at a database that a homed may have open, and change nothing; one that never was is whole and empty."""
+    if opening.is_missing(path):
+        return Seen(Standing.MISSING, f"{path} is missing or empty: restore a backup, or homed state reset", {})
+    if not os.path.lexists(path) and (not path.parent.exists() or os.access(path.parent, os.X_OK)):
+        return Seen(Standing.WHOLE, "", {})
+    trouble = ""
+    # By itself SQLite would make a log for one that is open nowhere.
+    ways = (_by_sqlite, _from_memory) if path.with_name(f"{path.name}-wal").exists() else (_without_log, _by_sqlite)
+    for connect in ways:
+        try:
+            with closing(connect(path)) as connection:
+                connection.text_factory = salvage.text
+                opening.check(path, connection)
+                return Seen(Standing.WHOLE, _kept_damage(path), {one: _records(connection, one) for one in buckets})
+        except opening.DamagedError as error:
+            return Seen(Standing.DAMAGED, error.message, {})
+        except (sqlite3.Error, StoreError, OSError) as error:
+            trouble = str(error)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in opening.DAMAGED:
+                return Seen(Standing.DAMAGED, f"{path} is damaged ({error})", {})
+    return Seen(Standing.UNREADABLE, f"{path}: {trouble}", {})
+
+
+def _records(connection: sqlite3.Connection, bucket: str) -> list[Record]:
+    rows = connection.execute(
+        "SELECT key, value, revision FROM records WHERE bucket = ? ORDER BY key LIMIT ?", (bucket, _MAX_SEEN)
+    )
+    return [Record(str(key), value if isinstance(value, bytes) else b"", revision) for key, value, revision in rows]
 
 
 def open_somehow(path: Path) -> Opened:
@@ -63,7 +105,7 @@ def open_again(path: Path) -> Opened:
 def start_anew(path: Path, stand_in: sqlite3.Connection) -> sqlite3.Connection:
     """Write what the stand-in holds as the board's database, with what lies in its place set aside. StoreError."""
     try:
-        opening.set_aside(path)
+        opening.set_aside(path, "lost" if opening.is_missing(path) else "damaged")
         connection = opening.open_whole(path)
         stand_in.backup(connection)
     except (sqlite3.Error, OSError) as error:

@@ -1,4 +1,4 @@
-"""`homed doctor`: looks a board over for what would make an update go wrong, and says what to do about it."""
+"""What would make an update go wrong: RAUC, its slots, units that mark them, the guard."""
 
 import asyncio
 import os
@@ -6,9 +6,8 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from xml.etree import ElementTree
 
 from homed.bus import connection
@@ -16,6 +15,7 @@ from homed.bus.connection import Bus
 from homed.bus.rauc import NAME, Installer, Properties
 from homed.bus.systemd1 import UnitFile, Units
 from homed.config import Updates
+from homed.doctor.findings import Finding, Level
 from homed.errors import HomedError
 from homed.updates import slots
 from homed.updates.slots import Slot
@@ -24,23 +24,11 @@ from homed.updates.slots import Slot
 _MARKS_GOOD = re.compile(
     r"^\s*Exec\w+=.*(mark-good\b|\bMark\b.*\bgood\b|nvbootctrl\b.*\b(verify|mark-boot-successful)\b)", re.MULTILINE
 )
-_STARTS = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime", "alias", "static", "generated"})
+STARTS: Final = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime", "alias", "static", "generated"})
 GUARD = "homed-update-guard.timer"
 _GUARD_SCRIPT = "usr/lib/homed/update-guard"
 _POLICIES = ("/usr/share/dbus-1/system.d", "/etc/dbus-1/system.d", "/usr/local/share/dbus-1/system.d")
 _CONNECT = 5.0
-
-
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-class Finding(NamedTuple):
-    level: Level
-    about: str
-    text: str
 
 
 class Board(NamedTuple):
@@ -52,18 +40,18 @@ class Board(NamedTuple):
     trouble: str
 
 
-async def examine(config: Updates, root: Path = Path("/")) -> list[Finding]:
-    """All findings, the good ones too."""
-    board = await _ask()
+def findings(board: Board, config: Updates, root: Path = Path("/")) -> list[Finding]:
+    """All of them, the good ones too."""
     return [
         *rauc_findings(board),
-        *unit_findings(board.units, config, lambda path: _text(root, path)),
+        *unit_findings(board.units, config, lambda path: read_text(root, path)),
         *policy_findings([path for folder in _POLICIES for path in sorted((root / folder[1:]).glob("*.conf"))]),
         *tool_findings(root),
     ]
 
 
-async def _ask() -> Board:
+async def ask() -> Board:
+    """Ask systemd and RAUC."""
     bus = Bus(connection.address())
     running = asyncio.create_task(bus.run())
     try:
@@ -113,14 +101,14 @@ def unit_findings(units: Sequence[UnitFile] | None, config: Updates, read: Calla
         return [Finding(Level.WARNING, "units", "systemd cannot be asked which units mark the slot good")]
     found = []
     for unit in units:
-        if unit.state in _STARTS and not unit.name.startswith("homed") and _MARKS_GOOD.search(read(unit.path)):
+        if unit.state in STARTS and not unit.name.startswith("homed") and _MARKS_GOOD.search(read(unit.path)):
             what = f"marks the booted slot good without asking homed ({unit.path}): systemctl mask {unit.name}"
             # A static one is started only by what names it.
             found.append(Finding(Level.WARNING if unit.state == "static" else Level.BAD, unit.name, what))
     if not found:
         found.append(Finding(Level.OK, "units", "no unit marks the booted slot good unasked"))
     guard = next((unit for unit in units if unit.name == GUARD), None)
-    if guard is None or guard.state not in _STARTS - {"static"}:
+    if guard is None or guard.state not in STARTS - {"static"}:
         what = f"is not enabled: nobody leaves a new system in which homed does not start: systemctl enable {GUARD}"
         return [*found, Finding(Level.BAD, GUARD, what)]
     # The last one that sets it counts: drop-ins come after the unit.
@@ -185,7 +173,8 @@ def tool_findings(root: Path) -> list[Finding]:
     return found
 
 
-def _text(root: Path, path: str) -> str:
+def read_text(root: Path, path: str) -> str:
+    """A file of the board; empty if it cannot be read."""
     try:
         return (root / path.lstrip("/")).read_text(encoding="utf-8", errors="replace")
     except OSError:

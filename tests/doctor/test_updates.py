@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from homed import doctor
 from homed.bus.rauc import Properties
 from homed.bus.systemd1 import UnitFile
 from homed.config import Updates
-from homed.doctor import Board, Finding, Level
+from homed.doctor import Finding, Level
+from homed.doctor import updates as doctor
+from homed.doctor.updates import Board
 from homed.updates import slots
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parent.parent.parent
 _GUARD = UnitFile(f"/usr/lib/systemd/system/{doctor.GUARD}", "enabled")
 _MARKING = "[Service]\nExecStart=/usr/bin/rauc status mark-good\n"
 _TIMER = (_ROOT / "units" / doctor.GUARD).read_text(encoding="utf-8")

@@ -1,0 +1,16 @@
+"""What the doctor says of one thing."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+class Finding(NamedTuple):
+    level: Level
+    about: str
+    text: str

@@ -1,0 +1,32 @@
+"""The state directory: whether it is whole, and what was set aside in it. Pure decisions."""
+
+from collections.abc import Sequence
+
+from homed.doctor.findings import Finding, Level
+from homed.store.damage import Kept
+from homed.store.standing import Seen, Standing
+
+
+def state_findings(seen: Seen, kept: Sequence[Kept]) -> list[Finding]:
+    """`kept` are the damaged records."""
+    found = []
+    if seen.standing is Standing.MISSING:
+        found.append(Finding(Level.BAD, "state", seen.message))
+    elif seen.standing is Standing.DAMAGED:
+        what = f"{seen.message}: restart homed, which saves what can be read, and compare; or restore a backup"
+        found.append(Finding(Level.BAD, "state", what))
+    elif seen.standing is Standing.UNREADABLE:
+        found.append(Finding(Level.WARNING, "state", f"cannot be looked at: {seen.message}"))
+    elif seen.message:
+        found.append(Finding(Level.WARNING, "state", seen.message))
+    else:
+        found.append(Finding(Level.OK, "state", "is whole"))
+    if kept:
+        names = ", ".join(f"{one.bucket}/{one.key}" for one in kept[:5])
+        what = f"{len(kept)} were set aside ({names}{' …' if len(kept) > 5 else ''}): homed state damaged"
+        found.append(Finding(Level.WARNING, "damaged records", what))
+    return found
+
+
+def settings_findings(trouble: str) -> list[Finding]:
+    return [Finding(Level.WARNING, "config.json", trouble)] if trouble else []
