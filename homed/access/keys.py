@@ -25,6 +25,8 @@ KEY_PREFIX = "hk_"
 # The id of the key that was given at the start; those of stored ones are hexadecimal.
 GIVEN_ID = "given"
 _SECONDS_BETWEEN_LOOKS = 1.0
+# All of them are held in memory, and read again each second that somebody asks.
+_MAX_KEYS = 1000
 
 KeyName = Annotated[
     str,
@@ -92,8 +94,12 @@ class Keys:
         return any(self.get(key.id) is not None for key in self.all())
 
     async def create(self, name: str, scope: Scope, expires_at: datetime | None = None) -> NewKey:
-        """Make a key; its text is never to be had again. ValidationError where the name is not one."""
+        """Make a key; its text is never to be had again. ValidationError if the name is not one, ConflictError
+        (TOO_MANY_KEYS).
+        """
         check_name(name)
+        if len(self._by_id) >= _MAX_KEYS:
+            raise ConflictError(f"there are {_MAX_KEYS} keys already: revoke one first", code="TOO_MANY_KEYS")
         identity, secret = secrets.token_hex(4), secrets.token_hex(24)
         key = Key(identity, name, scope, _digest(secret), now(), expires_at)
         await self._store.put(BUCKET, identity, msgspec.json.encode(key), 0)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from homed.clock import now
-from homed.errors import FieldError, NotFoundError, ValidationError
+from homed.errors import ConflictError, FieldError, NotFoundError, ValidationError
 from homed.jobs.pem import PemFiles
 from homed.jobs.ssh import keys
 from homed.store import damage
@@ -24,6 +24,9 @@ from homed.store.base import Record, Store
 from homed.vault import Vault
 
 BUCKET = "hosts"
+# All of them are held in memory, with their sealed keys.
+_MAX_HOSTS = 1000
+_MAX_SECRETS = 16 << 20
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _Line = Annotated[
     str,
@@ -182,7 +185,9 @@ class Hosts:
         return sorted(found, key=lambda host: (host.created_at, host.id))
 
     async def create(self, new: NewHost) -> Host:
-        """ValidationError."""
+        """ValidationError, ConflictError (TOO_MANY_HOSTS)."""
+        if len(self._entries) >= _MAX_HOSTS:
+            raise ConflictError(f"there are {_MAX_HOSTS} hosts already: delete one first", code="TOO_MANY_HOSTS")
         id = str(uuid.uuid4())
         check_hostname(new.hostname)
         given = _Given(new.password, new.private_key, new.pem_file_url)
@@ -282,6 +287,12 @@ class Hosts:
         return self._vault.seal(key, _about(id)), url
 
     async def _write(self, host: Host, revision: int) -> Host:
+        others = sum(len(one.host.secret) for id, one in self._entries.items() if id != host.id)
+        if others + len(host.secret) > _MAX_SECRETS:
+            said = (
+                f"the keys of all hosts take {others} bytes already, and may take {_MAX_SECRETS}: delete a host first"
+            )
+            raise ConflictError(said, code="TOO_MANY_HOSTS")
         revision = await self._store.put(BUCKET, host.id, msgspec.json.encode(host), revision)
         self._entries[host.id] = _Entry(host, revision)
         return host

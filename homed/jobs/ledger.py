@@ -179,7 +179,12 @@ class Ledger:
         data = await self._read_beside(contents.data_keys(job), job.beside.data)
         if work is None or data is None:
             return None
-        return contents.join(job, work or None, data or None)
+        try:
+            return contents.join(job, work or None, data or None)
+        except ValueError as error:
+            raise JobError(
+                f"the content of job '{job.id}' cannot be read: {error}", code="JOB_CONTENT_DAMAGED"
+            ) from error
 
     async def _read_beside(self, keys: Sequence[str], size: int) -> bytes | None:
         if not keys:

@@ -178,3 +178,14 @@ async def test_there_is_a_key_as_long_as_one_is_valid(keys: Keys, monkeypatch: p
     later = now() + timedelta(hours=2)
     monkeypatch.setattr(keys_module, "now", lambda: later)
     assert not keys.any() and keys.all()
+
+
+async def test_the_number_of_keys_is_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homed.access.keys._MAX_KEYS", 2)
+    keys = Keys(store)
+    made = [await keys.create(name, Scope.READ) for name in ("a", "b")]
+    with pytest.raises(ConflictError) as error:
+        await keys.create("c", Scope.READ)
+    assert error.value.code == "TOO_MANY_KEYS"
+    await keys.revoke(made[0].key.id)
+    await keys.create("c", Scope.READ)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from homed import validation
 from homed.clock import now
-from homed.errors import NotFoundError, SecretError, ValidationError
+from homed.errors import ConflictError, NotFoundError, SecretError, ValidationError
 from homed.jobs import hosts as records
 from homed.jobs import pem
 from homed.jobs.hosts import AuthType, Host, HostChange, Hosts, Login, NewHost
@@ -264,3 +264,19 @@ def test_a_host_shows_nothing_of_its_secret() -> None:
         Host(id="i", name="n", hostname="h", user="u", auth_type=AuthType.KEY, secret="secret",
              created_at=now(), updated_at=now())
     )  # fmt: skip
+
+
+async def test_the_hosts_and_their_keys_are_bounded(
+    hosts: Hosts, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await hosts.create(with_key())
+    monkeypatch.setattr(records, "_MAX_SECRETS", len(first.secret) + 200)
+    await hosts.create(with_password())
+    with pytest.raises(ConflictError) as error:
+        await hosts.create(with_key())
+    assert error.value.code == "TOO_MANY_HOSTS"
+    await hosts.update(first.id, HostChange(name="other"))
+    monkeypatch.setattr(records, "_MAX_HOSTS", 2)
+    with pytest.raises(ConflictError):
+        await hosts.create(with_password())
+    assert len(await store.list("hosts")) == 2

@@ -153,6 +153,20 @@ async def test_content_that_is_gone_from_the_store_is_an_error_and_no_shorter_jo
         assert [one.id for one in (await b.jobs.page(Query())).jobs] == [job.id]
 
 
+async def test_content_that_is_damaged_is_an_error_of_that_job_alone(tmp_path: Path) -> None:
+    async with board(tmp_path, slots=1) as b:
+        jobs = [await b.jobs.submit(new(LARGE, requirements=Requirements(required_role="nobody"))) for _ in range(2)]
+        key = f"{jobs[0].id}/work/00000"
+        piece = await b.world.store.get(contents.BUCKET, key)
+        assert piece is not None
+        await b.world.store.put(contents.BUCKET, key, b"\xff" + piece.value[1:], None)
+        with pytest.raises(JobError) as error:
+            await b.jobs.get(jobs[0].id)
+        assert error.value.code == "JOB_CONTENT_DAMAGED"
+        assert (await b.jobs.get(jobs[1].id)).work == LARGE
+        assert (await b.jobs.page(Query())).total == 2
+
+
 async def test_records_payloads_and_results_count_in_what_is_kept(tmp_path: Path) -> None:
     async with board(tmp_path, keep=JobKeeping(size=150_000)) as b:
         jobs = [await ended(b, Result(exit_code=0, data=ANSWER)) for _ in range(4)]

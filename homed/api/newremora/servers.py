@@ -62,7 +62,8 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
     }  # fmt: skip
     return [
         read("", resource.list, "List servers", ServerList, query=Active, errors=(400,)),
-        act("POST", "", resource.create, "Add a server", ServerShown, "create", body=NewServer, status=201),
+        act("POST", "", resource.create, "Add a server", ServerShown, "create", body=NewServer, status=201,
+            errors=(409,)),
         act("POST", "/check-status", resource.check, "Check which servers answer", CheckedAll, "check", query=Active,
             errors=(400,)),
         route("POST", f"{PATH}/upload-pem", resource.upload, "Upload a private key", Uploaded, **upload),
