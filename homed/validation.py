@@ -8,7 +8,7 @@ import codecs
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,8 +30,10 @@ class Partial(typing.Protocol):
     def partial_errors(cls, values: Mapping[str, Any]) -> Sequence[FieldError]: ...
 
 
-def decode_json(data: bytes, kind: type[T], *, strict: bool = True) -> T:
-    """Parse JSON and convert it; ValidationError names every wrong field.
+def decode_json(
+    data: bytes, kind: type[T], *, strict: bool = True, prune: Callable[[object], object] | None = None
+) -> T:
+    """Parse JSON and convert it; ValidationError names every wrong field. `prune` may take fields out before.
 
     A byte order mark is passed over, and `2.0` is taken for a field that is an integer: JSON has one kind of number.
     """
@@ -41,6 +43,8 @@ def decode_json(data: bytes, kind: type[T], *, strict: bool = True) -> T:
         raw = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ValidationError([FieldError("", f"the body is not JSON: {error}")]) from error
+    if prune is not None:
+        raw = prune(raw)
     return convert(raw, kind, strict=strict, whole_floats=True)
 
 

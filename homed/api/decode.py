@@ -3,6 +3,7 @@
 import asyncio
 import types
 import typing
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -65,8 +66,15 @@ def check_encoding(request: web.Request) -> None:
         )
 
 
-async def read_json(request: web.Request, kind: type[msgspec.Struct], limit: int, *, optional: bool) -> object:
-    """Return the body as a `kind`; its defaults if it is `optional` and empty.
+async def read_json(
+    request: web.Request,
+    kind: type[msgspec.Struct],
+    limit: int,
+    *,
+    optional: bool,
+    prune: Callable[[object], object] | None = None,
+) -> object:
+    """Return the body as a `kind`; its defaults if it is `optional` and empty. `prune` sees its JSON first.
 
     What `read_body` raises, MediaTypeError.
     """
@@ -79,7 +87,7 @@ async def read_json(request: web.Request, kind: type[msgspec.Struct], limit: int
     lease = request.get(LEASE)
     if lease is not None and (values := json_structure.most_values(data)) > _FEW_VALUES:
         await lease.reserve(values * _VALUE_BYTES)
-    return validation.decode_json(data, kind)
+    return validation.decode_json(data, kind, prune=prune)
 
 
 def media_type(request: web.Request) -> str:

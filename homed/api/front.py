@@ -199,7 +199,10 @@ class Front:
         query = None if route.query is None else decode.decode_query(request.query, route.query)
         body = None
         if route.body is not None:
-            body = await decode.read_json(request, route.body, config.api.body_limit, optional=route.optional)
+            reading = Call(request, principal, request_id, request.match_info)
+            prune = None if route.prune is None else await route.prune(reading)
+            limit = config.api.body_limit
+            body = await decode.read_json(request, route.body, limit, optional=route.optional, prune=prune)
         return await self._respond(
             route, Call(request, principal, request_id, request.match_info, query, body, origin.control)
         )

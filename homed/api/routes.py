@@ -45,7 +45,7 @@ class Route:
     the same, too often for the audit log. A `body` that is `optional` may be left out: it is what its defaults say
     then. `uploads` are the media types of a body that the handler reads by itself, `form` what a form has. `streams`
     are the media types that it answers with beside JSON; `socket` makes it a WebSocket. `headers` are those that it
-    reads itself.
+    reads itself. `prune` makes, for a request, what takes read-only fields out of its JSON (`read_back`).
     """
 
     method: str
@@ -73,6 +73,7 @@ class Route:
     streams: Sequence[str] = ()
     socket: bool = False
     documented: bool = True
+    prune: "Callable[[Call], Awaitable[Callable[[object], object]]] | None" = None
     family: "Family | None" = None
 
     @property

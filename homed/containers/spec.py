@@ -255,4 +255,7 @@ ServiceChange = msgspec.defstruct(
     kw_only=True,
     module=__name__,
 )
-ServiceChange.__doc__ = "The fields of a service that are to change; those left out stay as they are."
+ServiceChange.__doc__ = (
+    "The fields of a service that are to change; those left out stay as they are. What a service shows beside these "
+    "may be sent as it was read."
+)

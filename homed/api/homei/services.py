@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from homed.access.scopes import Scope
+from homed.api.read_back import ReadBack
 from homed.api.routes import Call, Route
 from homed.containers import plan
 from homed.containers.keeper import Report
@@ -104,6 +105,7 @@ class Acted(msgspec.Struct, frozen=True):
 
 def routes(services: Services, reconciler: Reconciler) -> list[Route]:
     resource = _Resource(services, reconciler)
+    shown = ReadBack(resource.get, ServiceChange)
     name = {"service_name": "The service's name."}
 
     def route(method: str, path: str, handler: object, summary: str, **more: object) -> Route:
@@ -127,14 +129,14 @@ def routes(services: Services, reconciler: Reconciler) -> list[Route]:
     change = {"scope": Scope.OPERATE, "response": Acted}
     return [
         route("GET", PATH, resource.list, "List services", response=ServiceList),
-        route("GET", one, resource.get, "Get a service", params=name, response=ServiceDetails, errors=(404,)),
+        route("GET", one, shown.get, "Get a service", params=name, response=ServiceDetails, errors=(404,)),
         route(
             "POST", PATH, resource.create, "Create a service", body=NewService, status=201, errors=(400, 409),
             change="service.create", **change,
         ),
         route(
             "PUT", one, resource.update, "Change the fields given", params=name, body=ServiceChange,
-            errors=(400, 404, 409), change="service.update", **change,
+            errors=(400, 404, 409), change="service.update", prune=shown.pruner, **change,
         ),
         route(
             "DELETE", one, resource.delete, "Delete a service and its container", params=name,
