@@ -78,6 +78,7 @@ def _add_hosts(commands: Any, common: argparse.ArgumentParser, shown: argparse.A
     made.add_argument("address", metavar="USER@HOSTNAME")
     made.add_argument("--port", type=int, default=22)
     made.add_argument("--key-file", type=Path, help="a private key without a passphrase")
+    made.add_argument("--legacy-algorithms", action="store_true", help="an old host: allow it broken algorithms")
     act("test", _test_host, "log in and run a command", shown, named)
     act("forget-key", _forget_key, "trust the host's key anew, after it was changed on purpose", named)
     remove = act("remove", _remove_host, "remove a host", named)
@@ -247,6 +248,7 @@ def _add_host(options: Options) -> int:
         body |= {"auth_type": "key", "private_key": read_text(options.key_file)}
     else:
         body |= {"auth_type": "password", "password": ask(f"Password of {options.address}: ")}
+    body |= {"legacy_algorithms": True} if options.legacy_algorithms else {}
     print(Control(options.state).post("servers", body=body)["id"])
     return 0
 

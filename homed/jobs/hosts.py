@@ -71,8 +71,8 @@ class Pin(msgspec.Struct, frozen=True):
 class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`secret` is sealed: the password, or the private key. `pem_file_url` names the upload that the key was taken of.
 
-    `status` is what the last check has found: `connected`, `disconnected`, or nothing where there was none.
-    `legacy_algorithms` allows broken ones (SHA-1, CBC, MD5) with this host.
+    `status` is what the last check, or a later connection for a job, has found: `connected`, `disconnected`, or nothing
+    if there was no check. `legacy_algorithms` allows broken ones (SHA-1, CBC, MD5) with this host.
     """
 
     id: str

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from homed.config.jobs import JobSsh
-from homed.errors import HostError
-from homed.jobs.hosts import Hosts
+from homed.errors import HomedError, HostError
+from homed.jobs.hosts import Host, Hosts
 from homed.jobs.ssh.line import Line
 from homed.jobs.ssh.listener import Listener
 from homed.jobs.ssh.remote import Order
@@ -197,8 +197,13 @@ class Connections:
         await _load()
         from homed.jobs.ssh.dialing import dial
 
-        connection, shown = await dial(host, self._hosts.login(host), self._config())
         try:
+            connection, shown = await dial(host, self._hosts.login(host), self._config())
+        except HostError:
+            await self._note(host, "disconnected")
+            raise
+        try:
+            await self._note(host, "connected")
             if not self._hosts.get(id).pins:
                 host = await self._hosts.pin(id, shown)
                 log.info("%s is known by its key %s from now on", host.hostname, host.pins[0].fingerprint)
@@ -206,6 +211,12 @@ class Connections:
             connection.abort()
             raise
         return connection
+
+    async def _note(self, host: Host, status: str) -> None:
+        """Keep what a check has found true to what was seen since."""
+        if host.status and host.status != status:
+            with contextlib.suppress(HomedError):
+                await self._hosts.note(host.id, status)
 
     async def _make_room(self, line: Line) -> None:
         """Wait until one more connection may be; of those that nobody uses, the one that is longest so goes."""

@@ -69,7 +69,7 @@ async def _connect(
         mac_algs=guard.algorithms.mac,
         server_host_key_algs=_preferred(host, guard.algorithms.host_key),
         username=host.user,
-        password=None if key else login.password,
+        password=None,
         client_keys=[key] if key else None,
         preferred_auth=["publickey"] if key else ["password", "keyboard-interactive"],
         agent_path=None,
@@ -105,16 +105,21 @@ class _Guard(Guard):
             self.changed = key.get_fingerprint()
         return not self.changed
 
+    def password_auth_requested(self) -> str | None:
+        """Told once, by the one way or the other: a host may count what failed."""
+        password, self._password = self._password, ""
+        return password or None
+
     def kbdint_auth_requested(self) -> str | None:
         return "" if self._password else None
 
     def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
     ) -> Sequence[str] | None:
-        """The first question whose answer is not shown is for the password, in whatever language. It is told once."""
+        """The first question whose answer is not shown is for the password, in whatever language."""
         if not prompts:
             return []
-        password, self._password = self._password, ""
+        password = self.password_auth_requested()
         return [password] if len(prompts) == 1 and not prompts[0][1] and password else None
 
 

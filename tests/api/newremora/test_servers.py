@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.api.newremora.test_jobs import enveloped
 from tests.support.api import Answer, Api
 from tests.support.homed import Homed, free_port
+from tests.support.hostile_keys import hostile_keys
 from tests.support.job_api import JOBS, SERVERS, await_running, ended, refused, run, submit
 from tests.support.sshd import ACCOUNT, PASSWORD, Sshd, keypair, sshd
 
@@ -88,6 +90,28 @@ def test_a_server_is_added_listed_shown_changed_and_deleted_as_documented(api: A
 def test_port_22_and_active_are_what_is_not_said(api: Api) -> None:
     made = create(api, name="web", hostname="db.example.com", user="admin", auth_type="password", password="x")
     assert (made["port"], made["is_active"], made["status"], made["host_key"]) == (22, True, "unknown", None)
+
+
+def test_broken_algorithms_are_allowed_for_one_server(api: Api) -> None:
+    made = create(api, **DOCUMENTED)
+    assert made["legacy_algorithms"] is False
+    changed = api.put(f"{SERVERS}/{made['id']}", {"legacy_algorithms": True})
+    assert (changed.status, changed.json["legacy_algorithms"]) == (200, True)
+    assert create(api, **{**DOCUMENTED, "name": "old", "legacy_algorithms": True})["legacy_algorithms"] is True
+
+
+def test_a_key_that_would_cost_minutes_is_refused_at_once(homed: Homed, api: Api) -> None:
+    """RSA of 16,384 bits: OpenSSL would compute for a minute, with the event loop stopped."""
+    hostile = hostile_keys()
+    upload(api, hostile["even"].encode())  # what reads keys is loaded
+    before = sum(psutil.Process(homed.pid).cpu_times()[:2])
+    for text in hostile.values():
+        refused(upload(api, text.encode()), 400, "VALIDATION_ERROR")
+        refused(api.post(SERVERS, {**_BY_KEY, "private_key": text}), 400, "VALIDATION_ERROR")
+    assert sum(psutil.Process(homed.pid).cpu_times()[:2]) - before < 2
+
+
+_BY_KEY = {"name": "k", "hostname": "h", "user": "u", "auth_type": "key"}
 
 
 def test_only_active_servers_are_listed_where_that_is_asked(api: Api) -> None:

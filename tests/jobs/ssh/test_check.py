@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from homed.errors import NotFoundError
+from homed.errors import HostError, NotFoundError
 from homed.jobs.ssh.check import Checks, Status
 from tests.support.ssh_world import ssh_world
 from tests.support.sshd import Sshd, sshd
@@ -91,3 +91,18 @@ async def test_first_checks_are_bounded_in_time_and_number_however_many_ask(serv
             assert dialled <= 20, "each host once, and no more than 20 at a time"
             await checks.close()
         assert await checks.check_first([good.id], within=1.0) == {}, "it was checked"
+
+
+async def test_a_status_stays_true_to_what_jobs_have_seen_since(tmp_path: Path) -> None:
+    async with ssh_world(tmp_path, connect_timeout=5) as world:
+        (tmp_path / "one").mkdir()
+        with sshd(tmp_path / "one") as server:
+            host = await world.by_key(server)
+            await world.run(host, "true")
+            assert world.hosts.get(host.id).status == ""
+            await Checks(world.hosts, world.connections).check(host.id)
+            assert world.hosts.get(host.id).status == "connected"
+        world.connections.drop(host.id)
+        with pytest.raises(HostError):
+            await world.run(host, "true")
+        assert world.hosts.get(host.id).status == "disconnected"
