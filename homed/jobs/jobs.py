@@ -6,7 +6,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -48,6 +48,7 @@ _MAX_ADDRESS_CHARACTERS = 2048
 _RECORD_BYTES = 1024
 # Jobs that are listed have all of their work up to so many bytes, and its beginning beyond that.
 _MAX_LISTED_BYTES = 8192
+_MAX_PAGE_BYTES = 1 << 20
 
 
 class Host(Protocol):
@@ -175,10 +176,19 @@ class Jobs:
 
     async def page(self, query: Query) -> Page:
         """Of a large work the jobs on a page have the beginning."""
-        ids, total = await self._listing.page(query)
+        ids, total = await self.ids(query)
+        jobs = await self.several(ids)
+        most = min(_MAX_LISTED_BYTES, _MAX_PAGE_BYTES // max(1, len(jobs)))
+        return Page(await self._ledger.with_small(jobs, most), total)
+
+    async def ids(self, query: Query) -> tuple[list[str], int]:
+        """The ids of the jobs on a page, and how many there are in all: of a long page not all are held at once."""
+        return await self._listing.page(query)
+
+    async def several(self, ids: Sequence[str]) -> list[Job]:
+        """Those of these jobs that there still are, in this order, perhaps with the beginning of their work alone."""
         found = await self._ledger.many(ids)
-        jobs = [job for id in ids if (job := found.get(id)) is not None]
-        return Page(await self._ledger.with_small(jobs, _MAX_LISTED_BYTES), total)
+        return [job for id in ids if (job := found.get(id)) is not None]
 
     async def cancel(self, id: str, why: str = "") -> Job:
         """Returns when it is asked for; what waits has ended then. JobConflictError (JOB_ENDED)."""

@@ -119,7 +119,7 @@ def routes(keys: Keys, tokens: Tokens, audit: AuditLog, lifetime: Callable[[], i
     return [
         Route("GET", "/api/v1/keys", listed, "List keys", response=KeyList, **admin),  # type: ignore[arg-type]
         Route(
-            "POST", "/api/v1/keys", create, "Make a key", body=NewKey, response=MadeKey, status=201, errors=(400,),
+            "POST", "/api/v1/keys", create, "Make a key", body=NewKey, response=MadeKey, status=201, errors=(400, 409),
             change="key.create", **admin,  # type: ignore[arg-type]
         ),
         Route(

@@ -285,3 +285,16 @@ def shown(job: Job, worker: str | None, output: Output | None, most: int) -> Exe
         started_at=None if job.started_at is None or said == "pending" else milliseconds(job.started_at),
         completed_at=None if job.finished_at is None else milliseconds(job.finished_at),
     )
+
+
+def in_list(job: Job, worker: str | None, output: Output | None, most: int) -> ExecutorJob:
+    """As `shown`, with at most about `most` characters of the command and of what is said of its failure."""
+    whole = shown(job, worker, output, most)
+    message = whole.error_message
+    return msgspec.structs.replace(
+        whole, command=_beginning(whole.command, most), error_message=message and _beginning(message, most)
+    )
+
+
+def _beginning(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}\n[{len(text) - most} more]"

@@ -33,6 +33,7 @@ from homed.api.executor.answers import (
     Sending,
     Sent,
     ToRun,
+    in_list,
     shown,
     status,
 )
@@ -59,7 +60,10 @@ from homed.jobs.workers import Workers
 
 _PATH = "/api/jobs"
 _MAX_LISTED = 10_000
-_ONE, _MANY = 1 << 20, 2048  # bytes of a stream that are shown of one job, and of each of a list
+# Bytes of a stream that are shown of one job, and of each of a list: fewer in a long one, which is bounded as a whole.
+_ONE, _MANY, _FEW = 1 << 20, 2048, 128
+_LIST_BYTES = 1 << 20
+_BATCH = 200
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?([/?][\x21-\x7e]*)?")
 _LONG_REPORT, _LONGEST_REPORT = 1 << 20, 16 << 20
 _STREAMS = {"stdout": Stream.STDOUT, "stderr": Stream.STDERR}
@@ -140,9 +144,14 @@ class _Resource:
 
     async def list(self, call: Call) -> ExecutorJobs:
         limit = min(call.query.limit, _MAX_LISTED)
-        page = await self._jobs.page(Query(origin=Origin.EXECUTOR, offset=call.query.offset, limit=limit))
-        jobs = await self._shown(list(reversed(page.jobs)), _MANY)
-        return ExecutorJobs(jobs=jobs, count=len(page.jobs), total=page.total, limit=limit)
+        ids, total = await self._jobs.ids(Query(origin=Origin.EXECUTOR, offset=call.query.offset, limit=limit))
+        ids.reverse()
+        most = max(_FEW, min(_MANY, _LIST_BYTES // max(1, len(ids))))
+        jobs: list[ExecutorJob] = []
+        for first in range(0, len(ids), _BATCH):
+            found = await self._jobs.several(ids[first : first + _BATCH])
+            jobs += await self._shown(found, most, is_list=True)
+        return ExecutorJobs(jobs=jobs, count=len(jobs), total=total, limit=limit)
 
     async def status(self, call: Call) -> ExecutorJob:
         job = await self._jobs.whole(await self._job(call.query.job_id))
@@ -265,11 +274,12 @@ class _Resource:
             raise NotFoundError("Job not found", code="JOB_NOT_FOUND")
         return job
 
-    async def _shown(self, jobs: Sequence[Job], most: int) -> Sequence[ExecutorJob]:
+    async def _shown(self, jobs: Sequence[Job], most: int, *, is_list: bool = False) -> Sequence[ExecutorJob]:
         owned = [(job, self._workers.owner(job)) for job in jobs]
 
         def read() -> Sequence[ExecutorJob]:
-            return [shown(job, worker, self._jobs.output(job), most) for job, worker in owned]
+            one = in_list if is_list else shown
+            return [one(job, worker, self._jobs.output(job), most) for job, worker in owned]
 
         return await asyncio.to_thread(read)
 
