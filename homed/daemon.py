@@ -217,7 +217,9 @@ class Daemon:
                 homei.FAMILY,
                 [
                     *services.routes(self.services, self.reconciler),
-                    *containers.routes(self.view, self.engine, self.logs, self.stats, self.streaming),
+                    *containers.routes(
+                        self.view, self.engine, self.logs, self.stats, self.streaming, self.services
+                    ),
                     *board.routes(
                         self.health, self.system, self._settings, self.events, self.extras,
                         version=__version__, uptime=lambda: time.monotonic() - self._started,

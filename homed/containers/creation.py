@@ -30,18 +30,21 @@ BUILT_IN_NETWORKS = frozenset({"bridge", "host", "none", "default"})
 _NANOSECONDS = 1_000_000_000
 
 
-def digest(name: str, spec: ServiceSpec) -> str:
-    """What a container is told by: two specs with one digest need no new container."""
+def digest(name: str, spec: ServiceSpec, build: str = "") -> str:
+    """What a container is told by: two specs with one digest need no new container.
+
+    `build` is the id of the image if its tag was pulled anew and is another image now.
+    """
     body = _configuration(name, spec)
     # How a service is backed up is nothing to its container: a change of it must not take it down.
     body["Labels"] = {key: value for key, value in body["Labels"].items() if key not in backup_labels.LABELS}
-    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode(body, order="deterministic") + build.encode()).hexdigest()[:16]
 
 
-def configuration(name: str, spec: ServiceSpec) -> dict[str, Any]:
+def configuration(name: str, spec: ServiceSpec, build: str = "") -> dict[str, Any]:
     """The body for the engine. homed supervises, so the engine's own restart policy is off."""
     body = _configuration(name, spec)
-    body["Labels"] = {**body["Labels"], DIGEST_LABEL: digest(name, spec)}
+    body["Labels"] = {**body["Labels"], DIGEST_LABEL: digest(name, spec, build)}
     return body
 
 

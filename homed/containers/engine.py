@@ -67,6 +67,10 @@ class Engine:
             return False
         return True
 
+    async def image_id(self, image: str) -> str:
+        """The id of the image that a name means now. NotFoundError."""
+        return await self._call("inspect_image", lambda c: str(c.inspect_image(image)["Id"]))  # type: ignore[no-untyped-call]
+
     async def pull(self, image: str, registry: Registry | None, progress: Callable[[dict[str, Any]], None]) -> None:
         """Pull an image; `progress` is called on the event loop with the engine's own messages."""
         loop = asyncio.get_running_loop()

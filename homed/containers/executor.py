@@ -58,7 +58,8 @@ class Executor:
             plan.STOP: lambda: self._stop(step),
             plan.REMOVE: lambda: self._remove(step),
             plan.RENAME: lambda: self._rename(step),
-            plan.CONFIRM: lambda: self._services.confirm(service.name, service.effective),
+            plan.CONFIRM: lambda: self._services.confirm(service.name, service.effective, service.effective_build),
+            plan.PULLED: lambda: self._note_pulled(service),
             plan.REJECT: lambda: self._reject(step, service),
             plan.RESTARTED: lambda: self._services.restarted(service.name),
             plan.AGAIN: lambda: self._services.start_again(service.name),
@@ -76,7 +77,7 @@ class Executor:
         await asyncio.to_thread(self._check, spec)
         if spec.network not in creation.BUILT_IN_NETWORKS:
             await self._engine.ensure_network(spec.network)
-        body = creation.configuration(service.name, spec)
+        body = creation.configuration(service.name, spec, service.effective_build)
         await self._view.refresh(await self._engine.create(step.name, body))
 
     async def refusal(self, spec: ServiceSpec) -> str:
@@ -139,6 +140,13 @@ class Executor:
     async def _reject(self, step: Step, service: Service) -> None:
         await self._services.reject(service.name, service.digest, step.text)
         self._events.publish("service.rolled_back", {"name": service.name, "reason": step.text})
+
+    async def _note_pulled(self, service: Service) -> None:
+        """Find out whether the tag is another image by now: then the container is one of an older build."""
+        image = await self._engine.image_id(service.effective.image)
+        fitting = [c for c in self._view.of_service(service.name) if c.digest == service.effective_digest]
+        is_other = bool(fitting) and all(container.image_id != image for container in fitting)
+        await self._services.pulled(service.name, service.effective, image if is_other else None)
 
     async def _pull(self, service: Service, progress: Progress) -> None:
         image, registry = service.effective.image, service.effective.registry

@@ -76,28 +76,30 @@ class Logs:
         lost: Callable[[Container, Range], None] = lambda container, gap: None,
     ):
         self._streams = streams
-        self._followers = followers
+        self.followers = followers
         self._lost = lost
         self._reads = asyncio.Semaphore(_MOST_READS)
 
     async def read(self, container: Container, wish: Wish) -> list[str]:
         """Lines, oldest first. What is past 8 MiB is left out, the oldest first."""
         lines, _ = await self._last_lines(container, wish)
-        return [_text(line, wish).decode(errors="replace") for line in lines]
+        return [shown(line, wish).decode(errors="replace") for line in lines]
 
     async def follow(self, container: Container, wish: Wish) -> AsyncIterator[list[Line]]:
         """Lines as they come, in the batches that they come in. BusyError if too many follow.
 
         A line of the stream `homed` says that lines are missing.
         """
-        with self._followers:
+        with self.followers:
             async for batch in self.follow_on(container, wish):
-                yield [line._replace(text=_text(line, wish)) for line in batch]
+                yield [line._replace(text=shown(line, wish)) for line in batch]
 
-    async def follow_on(self, container: Container, wish: Wish) -> AsyncIterator[list[Line]]:
-        """As `follow`, with the lines' own texts, and not counted."""
+    async def follow_on(self, container: Container, wish: Wish, after: bytes = b"") -> AsyncIterator[list[Line]]:
+        """As `follow`, with the lines' own texts, and not counted. `after`: only what came after that timestamp."""
         asked = parameters(wish._replace(timestamps=True, follow=True))
-        if wish.tail:
+        if after:
+            asked |= {"tail": "all", "since": next_moment(after)}
+        elif wish.tail:
             # The engine counts records, not lines; and a stream of it does not tell the old from the new.
             lines, unfinished = await self._last_lines(container, wish)
             if lines:
@@ -233,7 +235,7 @@ class _GapWatch:
             result.append(self._logs.note(self._container, gap))
 
 
-def _text(line: Line, wish: Wish) -> bytes:
+def shown(line: Line, wish: Wish) -> bytes:
     """The line as it is shown."""
     return line.stamp + b" " + line.text if wish.timestamps and line.stamp and line.stream != MARKER else line.text
 

@@ -50,6 +50,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     tty: bool = False
     ports: tuple[Port, ...] = ()
     managed: bool = False
+    image_id: str = ""
     service: str | None = None
     digest: str | None = None
 
@@ -118,6 +119,7 @@ def _from_inspect(data: Mapping[str, Any]) -> Container:
         health=_health(state),
         tty=bool(config.get("Tty")),
         ports=_ports((data.get("NetworkSettings") or {}).get("Ports") or {}),
+        image_id=str(data.get("Image") or ""),
         managed=labels.get(MANAGED_LABEL) == "true",
         service=_service(data["Name"].lstrip("/"), labels.get(SERVICE_LABEL)),
         digest=labels.get(DIGEST_LABEL),

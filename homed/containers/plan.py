@@ -15,7 +15,8 @@ class Wanted(NamedTuple):
     """`digest` names the container's configuration (`creation.digest`).
 
     `confirmed`: it has run well. `can_fall_back`: another one has (`good`), and takes its place if this one does not.
-    `again`: it was stopped for a while only. `held` and `frozen` say why it is kept down, or left alone, for a while;
+    `again`: it was stopped for a while only. `pull`: its image is to be pulled anew.
+    `held` and `frozen` say why it is kept down, or left alone, for a while;
     its health is not judged before `spared_until` (monotonic).
     """
 
@@ -25,6 +26,7 @@ class Wanted(NamedTuple):
     removed: bool = False
     restart: bool = False
     again: bool = False
+    pull: bool = False
     confirmed: bool = False
     can_fall_back: bool = False
     good: str = ""
@@ -88,6 +90,8 @@ STAND_IN, STAND_IN_FAILED, STAND_IN_PAUSE = "stand_in", "stand_in_failed", 5.0
 CRASHED, START_FAILED = "crashed", "start_failed"
 BAD_STARTS = (CRASHED, START_FAILED)
 CONFIRM, REJECT, RESTARTED, FORGET = "confirm", "reject", "restarted", "forget"
+# Note that the image was pulled anew.
+PULLED = "pulled"
 # Remember that what is stopped for a while is to be started again, whatever its policy says of an end.
 AGAIN = "again"
 # The reasons of a service that is held, and of one that is frozen.
@@ -115,9 +119,14 @@ def plan(wanted: Wanted, actual: Actual, timing: Timing) -> Plan:
         return _leave(wanted, actual)
     if wanted.removed:
         return _remove(wanted, actual)
-    if not wanted.run:
-        return _stop(wanted, actual)
-    return _run(wanted, actual, timing)
+    if wanted.pull and actual.pull.next_at <= timing.mono:
+        up = any(container.is_up for container in actual.containers)
+        return Plan("running" if up else "pulling", (Step(PULL), Step(PULLED)))
+    decided = _run(wanted, actual, timing) if wanted.run else _stop(wanted, actual)
+    if wanted.pull and not decided.steps and (not decided.reason or not wanted.run):
+        failed = actual.pull
+        return decided._replace(reason=failed.reason, message=failed.message, next_at=failed.next_at)
+    return decided
 
 
 def _hold(wanted: Wanted, actual: Actual) -> Plan:

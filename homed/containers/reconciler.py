@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from homed.config import Containers
-from homed.containers import creation, plan
+from homed.containers import plan
 from homed.containers.executor import Executor
 from homed.containers.holds import Holds
 from homed.containers.keeper import Keeper, Report
@@ -173,7 +173,7 @@ class Reconciler:
     def _dependency(self, name: str, condition: Condition | None) -> Dependency:
         entry, containers = self._services.find(name), self._view.of_service(name)
         if condition is Condition.COMPLETED:
-            digest = "" if entry is None else creation.digest(name, entry.service.effective)
+            digest = "" if entry is None else entry.service.effective_digest
             return completed(name, [container for container in containers if container.digest == digest])
         up = [container for container in containers if container.state is State.RUNNING]
         well = {Condition.STARTED: None, Condition.HEALTHY: ("healthy",)}.get(condition, (None, "healthy"))  # type: ignore[arg-type]

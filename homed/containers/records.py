@@ -20,7 +20,8 @@ class Rejected(msgspec.Struct, frozen=True):
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """`good` is the last configuration that ran well; `restart` is a restart that was asked for and not done yet;
-    `again`: homed stopped it for a while, and is to start it again.
+    `again`: homed stopped it for a while, and is to start it again; `pull`: its image is to be pulled anew. `build` and
+    `good_build` are the ids of the images that a tag pulled anew had become (`creation.digest`).
 
     `deleting` stays until the containers are gone, so that a deletion survives everything.
     """
@@ -32,6 +33,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     restart: bool = False
     again: bool = False
     deleting: bool = False
+    pull: bool = False
+    build: str = ""
+    good_build: str = ""
     good: ServiceSpec | None = None
     rejected: Rejected | None = None
     created_at: datetime
@@ -39,7 +43,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        return creation.digest(self.name, self.spec)
+        return creation.digest(self.name, self.spec, self.build)
 
     @property
     def fallback(self) -> bool:
@@ -51,11 +55,20 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         """The configuration that is to run."""
         return self.good if self.fallback and self.good is not None else self.spec
 
+    @property
+    def effective_build(self) -> str:
+        return self.good_build if self.fallback else self.build
+
+    @property
+    def effective_digest(self) -> str:
+        """What the container is told by that is to run."""
+        return creation.digest(self.name, self.effective, self.effective_build)
+
 
 def wanted(service: Service, hold: Hold | None = None, spared_until: float = 0.0) -> Wanted:
     spec = service.effective
-    now = creation.digest(service.name, spec)
-    good = None if service.good is None else creation.digest(service.name, service.good)
+    now = service.effective_digest
+    good = None if service.good is None else creation.digest(service.name, service.good, service.good_build)
     return Wanted(
         name=service.name,
         digest=now,
@@ -63,6 +76,7 @@ def wanted(service: Service, hold: Hold | None = None, spared_until: float = 0.0
         removed=service.deleting,
         restart=service.restart,
         again=service.again,
+        pull=service.pull,
         confirmed=good == now,
         can_fall_back=good is not None and good != now,
         good=good or "",

@@ -71,6 +71,11 @@ class Services:
     def find(self, name: str) -> Entry | None:
         return self._entries.get(name)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a service of this name that is not being deleted."""
+        entry = self._entries.get(name)
+        return entry is not None and not entry.service.deleting
+
     def get(self, name: str) -> Entry:
         """NotFoundError (SERVICE_NOT_FOUND) where there is none, or it is being deleted."""
         entry = self._entries.get(name)
@@ -130,9 +135,19 @@ class Services:
                 )
             return await self._write(msgspec.structs.replace(old, deleting=True, updated_at=now()), revision)
 
-    async def confirm(self, name: str, spec: ServiceSpec) -> None:
+    async def confirm(self, name: str, spec: ServiceSpec, build: str = "") -> None:
         """Remember a configuration as one that runs well: the wanted one may be another by now."""
-        await self._note(name, lambda service: msgspec.structs.replace(service, good=spec))
+        await self._note(name, lambda service: msgspec.structs.replace(service, good=spec, good_build=build))
+
+    async def pulled(self, name: str, spec: ServiceSpec, build: str | None) -> None:
+        """Note that an image was pulled anew; `build` is its id if that is to have a new container."""
+
+        def change(service: Service) -> Service:
+            if build is None or service.effective != spec:
+                return msgspec.structs.replace(service, pull=False)
+            return msgspec.structs.replace(service, pull=False, build=build, rejected=None)
+
+        await self._note(name, change)
 
     async def reject(self, name: str, digest: str, reason: str) -> None:
         """Take a configuration back: the last good one takes its place."""
@@ -258,6 +273,9 @@ def _restored(service: Service, old: Service | None) -> Service:
         service,
         deleting=False,
         restart=False,
+        pull=False,
+        build="",
+        good_build="",
         again=old is not None and (old.again or old.restart),
         created_at=service.created_at if old is None else old.created_at,
         updated_at=moment if old is None else old.updated_at,

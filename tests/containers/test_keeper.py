@@ -441,3 +441,52 @@ async def test_two_services_whose_containers_swapped_names_swap_them_back(rig: R
     await rig.until(lambda: (holds(rig, "db"), holds(rig, "web")) == (db, web))
     for name in ("db", "web"):
         await rig.reaches(name, "running")
+
+
+async def test_a_tag_that_is_another_image_by_now_gets_a_new_container(rig: Rig) -> None:
+    await rig.create("web")
+    await rig.reaches("web", "running")
+    before, pulls = rig.id("web"), rig.engine.count("pull")
+    await rig.change("web", pull=True)
+    await rig.until(lambda: not rig.services.get("web").service.pull)
+    await rig.reaches("web", "running")
+    assert (rig.engine.count("pull"), rig.id("web")) == (pulls + 1, before), "the same image: nothing to do"
+    rig.engine.image_ids["app:1"] = "sha256:other"
+    await rig.change("web", pull=True)
+    await rig.until(lambda: holds(rig, "web") not in ("", before))
+    await rig.reaches("web", "running")
+    await rig.until(lambda: len(rig.engine.containers) == 1)
+    service = rig.services.get("web").service
+    assert (service.build, service.good_build) == ("sha256:other", "sha256:other")
+    again = rig.id("web")
+    await rig.change("web", pull=True)
+    await rig.until(lambda: not rig.services.get("web").service.pull)
+    await rig.reaches("web", "running")
+    assert rig.id("web") == again
+
+
+async def test_a_new_build_that_crashes_is_taken_back(rig: Rig) -> None:
+    await rig.create("web")
+    await rig.reaches("web", "running")
+    before = rig.id("web")
+    rig.engine.image_ids["app:1"] = "sha256:bad"
+    rig.engine.crashes.add("app:1")
+    await rig.change("web", pull=True)
+    await rig.until(lambda: rig.services.get("web").service.rejected is not None)
+    rig.engine.crashes.clear()
+    await rig.until(lambda: holds(rig, "web") == before and rig.engine.running() == ["web"])
+    await rig.reaches("web", "running")
+
+
+async def test_a_pull_anew_that_fails_is_told_and_what_runs_runs_on(rig: Rig) -> None:
+    await rig.create("web")
+    await rig.reaches("web", "running")
+    before = rig.id("web")
+    rig.engine.pullable.clear()
+    await rig.change("web", pull=True)
+    report = await rig.reaches("web", "running", "pull_failed")
+    assert "not found" in str(report.message) and rig.id("web") == before
+    rig.engine.pullable.add("app:1")
+    rig.reconciler.retry("web")
+    await rig.until(lambda: not rig.services.get("web").service.pull)
+    await rig.reaches("web", "running")

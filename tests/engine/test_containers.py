@@ -3,7 +3,7 @@
 import http.client
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -178,6 +178,23 @@ def test_a_follower_of_a_log_that_is_rotated_too_fast_is_told(homed: Homed, engi
     assert numbers == sorted(set(numbers)), "none came twice"
 
 
+def test_a_services_log_is_followed_over_its_containers(api: Api, engine: DockerEngine) -> None:
+    api.create("app", image=IMAGE, command=["sh", "-c", "echo hello $WHO; sleep 1000"], environment={"WHO": "one"},
+               stop_timeout=0)  # fmt: skip
+    until("its line", lambda: api.get("/api/v1/services/app/logs").json["logs"] == ["hello one"])
+    with followed(api, "/api/v1/services/app/logs?follow=true") as response:
+        assert response.readline() == b"hello one\n"
+        api.act("app", "restart")
+        assert response.readline().startswith(b"[homed] the container of 'app' was started again: ")
+        assert response.readline() == b"hello one\n"
+        api.change("app", environment={"WHO": "two"})
+        assert response.readline().startswith(b"[homed] the container of 'app' goes on in another one: ")
+        assert response.readline() == b"hello two\n"
+        assert api.delete("/api/v1/services/app").status in (200, 202)
+        assert response.read() == b"", "with the service its log ends"
+    assert api.get("/api/v1/services/app/logs").code == "SERVICE_NOT_FOUND"
+
+
 def test_a_big_log_is_bounded_and_homed_stays_small(homed: Homed, engine: DockerEngine) -> None:
     ended(engine, homed.api, "yes abcdefghijklmnopqrstuvwxyz0123456789 | head -n 400000")
     found = logs(homed.api, "talker", "?tail=100000")
@@ -186,10 +203,14 @@ def test_a_big_log_is_bounded_and_homed_stays_small(homed: Homed, engine: Docker
     assert homed.memory() < 250 * 1024 * 1024
 
 
+def following(api: Api, name: str, query: str = "") -> AbstractContextManager[http.client.HTTPResponse]:
+    return followed(api, f"/api/v1/containers/{name}/logs?follow=true{query}")
+
+
 @contextmanager
-def following(api: Api, name: str, query: str = "") -> Iterator[http.client.HTTPResponse]:
+def followed(api: Api, path: str) -> Iterator[http.client.HTTPResponse]:
     connection = http.client.HTTPConnection(api.host, api.port, timeout=30)
-    connection.request("GET", f"/api/v1/containers/{name}/logs?follow=true{query}", headers={"Connection": "close"})
+    connection.request("GET", path, headers={"Connection": "close"})
     raw = connection.sock
     response = connection.getresponse()
     try:

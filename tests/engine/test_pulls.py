@@ -125,3 +125,29 @@ def test_a_pull_from_a_place_that_does_not_answer_holds_up_nobody(homed: Homed, 
         homed.api.create("app", image=IMAGE, command=IDLE)
         homed.api.await_status("app", "running")
         assert homed.stop() == 0
+
+
+def test_the_same_tag_is_pulled_anew(api: Api, engine: DockerEngine, registry: Registry) -> None:
+    image = registry.push(engine, "moving:1")
+    api.create("app", image=image, command=IDLE, stop_timeout=0)
+    confirmed(api, "app")
+    first = container_id(engine, "app")
+    assert api.act("app", "pull").json == {
+        "name": "app", "status": "pulled", "message": "Image pulled successfully",
+    }  # fmt: skip
+    assert container_id(engine, "app") == first, "it is the same image"
+    with Follower(api, "/ws/services/app/logs?tail=0") as follower:
+        assert follower is not None
+        kept = engine.client.images.get(image).id
+        registry.push(engine, "moving:1", padding=1000)
+        assert api.post("/api/v1/services/app/restart?pull=true").status in (200, 202)
+        until("the new build", lambda: (found := engine.find("app")) and found["Image"] != kept)
+        confirmed(api, "app")
+    second = container_id(engine, "app")
+    assert second != first
+    registry.push(engine, "moving:1", padding=2000)
+    assert api.put("/api/v1/services/app?pull=true", {"labels": {"a": "b"}}).status == 200
+    until("the newest build", lambda: (found := engine.find("app")) and found["Id"] not in (first, second))
+    api.await_status("app", "running")
+    missing = api.post("/api/v1/services/nothing/pull")
+    assert (missing.status, missing.code) == (404, "SERVICE_NOT_FOUND")

@@ -34,6 +34,7 @@ class FakeEngine:
         self.containers: dict[str, dict[str, Any]] = {}
         self.volumes: dict[str, Volume] = {}
         self.images: set[str] = set()
+        self.image_ids: dict[str, str] = {}
         self.pullable: set[str] = {"app:1", "app:2"}
         self.crashes: set[str] = set()
         self.refuses: set[str] = set()
@@ -97,6 +98,9 @@ class FakeEngine:
         await self._call("inspect", container)
         return dict(self._find(container))
 
+    async def image_id(self, image: str) -> str:
+        return self.image_ids.get(image, image)
+
     async def has_image(self, image: str) -> bool:
         await self._call("inspect_image", image)
         return image in self.images
@@ -117,6 +121,7 @@ class FakeEngine:
             "Id": identity,
             "Name": f"/{name}",
             "Created": _now(),
+            "Image": self.image_ids.get(configuration["Image"], configuration["Image"]),
             "Config": {"Image": configuration["Image"], "Labels": configuration["Labels"]},
             "State": {"Status": "created", "Running": False, "StartedAt": _ZERO, "FinishedAt": _ZERO, "ExitCode": 0},
             "HostConfig": configuration.get("HostConfig", {"Privileged": False}),

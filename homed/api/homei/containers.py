@@ -14,6 +14,8 @@ from homed.clock import now
 from homed.containers.engine import Engine
 from homed.containers.logs import MOST_LINES, Logs, Wish, parse_since
 from homed.containers.model import Container, Port, State, from_inspect
+from homed.containers.service_logs import ServiceLogs
+from homed.containers.services import Services
 from homed.containers.stats import Stats
 from homed.containers.view import View
 from homed.errors import EngineError, FieldError, NotFoundError, ValidationError
@@ -121,8 +123,12 @@ class ContainerStats(msgspec.Struct, frozen=True):
     cpu_seconds: float
 
 
-def routes(view: View, engine: Engine, logs: Logs, stats: Stats, streaming: Streaming) -> list[Route]:
+def routes(
+    view: View, engine: Engine, logs: Logs, stats: Stats, streaming: Streaming, services: Services
+) -> list[Route]:
     resource = _Resource(view, engine, logs, stats, streaming)
+    of_service = _ServiceLogs(services, ServiceLogs(view, logs, services.exists), streaming)
+    service = {"service_name": "The service's name."}
     name = {"container_id": "A container's id, the beginning of it, or its name."}
     one = f"{PATH}/{{container_id}}"
 
@@ -143,6 +149,15 @@ def routes(view: View, engine: Engine, logs: Logs, stats: Stats, streaming: Stre
         route(
             "/ws/containers/{container_id}/logs", resource.follow, "Follow a container's log", params=name,
             query=LogQuery, socket=True, errors=(400, 404, 409, 503),
+        ),
+        route(
+            "/api/v1/services/{service_name}/logs", of_service.logs,
+            "Read a service's log, or follow it over restarts and new containers", params=service, query=LogQuery,
+            response=LogLines, streams=("text/plain",), errors=(400, 404, 409, 500, 503),
+        ),
+        route(
+            "/ws/services/{service_name}/logs", of_service.follow, "Follow a service's log over restarts",
+            params=service, query=LogQuery, socket=True, errors=(400, 404, 503),
         ),
     ]  # fmt: skip
 
@@ -213,6 +228,26 @@ class _Resource:
     def _find(self, call: Call) -> Container:
         self._view.require_connection()
         return self._view.find(call.path["container_id"])
+
+
+class _ServiceLogs:
+    def __init__(self, services: Services, logs: ServiceLogs, streaming: Streaming):
+        self._services = services
+        self._logs = logs
+        self._streaming = streaming
+
+    async def logs(self, call: Call) -> LogLines | web.StreamResponse:
+        name, wish = self._name(call), _wish(call.query)
+        if wish.follow:
+            return await self._streaming.text(call, self._logs.follow(name, wish))
+        return LogLines(await self._logs.read(name, wish))
+
+    async def follow(self, call: Call) -> web.StreamResponse:
+        wish = _wish(call.query)._replace(follow=True)
+        return await self._streaming.lines(call, self._logs.follow(self._name(call), wish))
+
+    def _name(self, call: Call) -> str:
+        return self._services.get(call.path["service_name"]).service.name
 
 
 def _gone(call: Call) -> NotFoundError:

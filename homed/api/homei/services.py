@@ -20,6 +20,8 @@ from homed.errors import ConflictError, EngineError, EngineUnavailableError, Hom
 
 PATH = "/api/v1/services"
 _WAIT = 60.0
+# Reasons for which an image is not pulled now.
+_NO_PULL = ("pull_failed", "engine_unavailable", plan.HELD, plan.FROZEN)
 
 
 class NewService(ServiceSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,6 +99,12 @@ class ServiceDetails(ServiceSummary, frozen=True, kw_only=True):
     conditions: Conditions
 
 
+class PullQuery(msgspec.Struct, frozen=True):
+    """`pull`: pull the image's tag anew; if it is another image by now, the container is made anew."""
+
+    pull: bool = False
+
+
 class Acted(msgspec.Struct, frozen=True):
     name: str
     status: str
@@ -111,7 +119,7 @@ def routes(services: Services, reconciler: Reconciler) -> list[Route]:
     def route(method: str, path: str, handler: object, summary: str, **more: object) -> Route:
         return Route(method, path, handler, summary, tag="Services", limit="services", **more)  # type: ignore[arg-type]
 
-    def act(verb: str, handler: object, summary: str) -> Route:
+    def act(verb: str, handler: object, summary: str, **more: object) -> Route:
         return route(
             "POST",
             f"{PATH}/{{service_name}}/{verb}",
@@ -123,6 +131,7 @@ def routes(services: Services, reconciler: Reconciler) -> list[Route]:
             change=f"service.{verb}",
             statuses=(202,),
             errors=(404, 409, 500, 503),
+            **more,
         )
 
     one = f"{PATH}/{{service_name}}"
@@ -135,7 +144,7 @@ def routes(services: Services, reconciler: Reconciler) -> list[Route]:
             change="service.create", **change,
         ),
         route(
-            "PUT", one, resource.update, "Change the fields given", params=name, body=ServiceChange,
+            "PUT", one, resource.update, "Change the fields given", params=name, body=ServiceChange, query=PullQuery,
             errors=(400, 404, 409), change="service.update", prune=shown.pruner, **change,
         ),
         route(
@@ -144,7 +153,8 @@ def routes(services: Services, reconciler: Reconciler) -> list[Route]:
         ),
         act("start", resource.start, "Start a service"),
         act("stop", resource.stop, "Stop a service"),
-        act("restart", resource.restart, "Restart a service"),
+        act("restart", resource.restart, "Restart a service", query=PullQuery),
+        act("pull", resource.pull, "Pull a service's image anew, and use it if it is another one"),
         act("enable", resource.enable, "Enable a service"),
         act("disable", resource.disable, "Disable a service: it stays stopped"),
     ]  # fmt: skip
@@ -182,6 +192,7 @@ class _Resource:
             return msgspec.structs.replace(
                 _enabled(service, service.enabled if enabled is None else enabled),
                 spec=msgspec.structs.replace(service.spec, **given),
+                pull=service.pull or call.query.pull,
                 rejected=None,
             )
 
@@ -218,9 +229,30 @@ class _Resource:
     async def restart(self, call: Call) -> object:
         def change(service: Service) -> Service:
             self._require_enabled(service)
-            return msgspec.structs.replace(service, stopped=False, restart=True, rejected=None)
+            return msgspec.structs.replace(
+                service, stopped=False, restart=True, rejected=None, pull=service.pull or call.query.pull
+            )
 
         return await self._act(call.path["service_name"], change, "restarted", running=True)
+
+    async def pull(self, call: Call) -> object:
+        name = call.path["service_name"]
+        entry = await self._services.change(name, lambda service: msgspec.structs.replace(service, pull=True))
+        self._reconciler.retry(name)
+
+        def done(report: Report) -> bool:
+            found = self._services.find(name)
+            return report.revision >= entry.revision and not report.busy and (found is None or not found.service.pull)
+
+        def ended(report: Report) -> bool:
+            return done(report) or (report.revision >= entry.revision and report.reason in _NO_PULL)
+
+        report = await self._reconciler.until(name, ended, _WAIT)
+        if report is None or done(report):
+            return Acted(name, "pulled", "Image pulled successfully")
+        if report.reason == "pull_failed" or report.reason == "engine_unavailable":
+            raise _failed(name, report, "could not pull its image anew, and tries again")
+        return 202, Acted(name, report.status, f"It will be pulled: {report.message or report.status}")
 
     async def enable(self, call: Call) -> object:
         def change(service: Service) -> Service:
@@ -270,12 +302,12 @@ def _enabled(service: Service, enabled: bool) -> Service:
     return msgspec.structs.replace(service, enabled=enabled, restart=enabled and not service.stopped)
 
 
-def _failed(name: str, report: Report) -> HomedError:
+def _failed(name: str, report: Report, what: str = "does not run") -> HomedError:
     details = {"service_name": name, "status": report.status, "reason": report.reason}
     if report.next_try is not None:
         details["next_try"] = report.next_try.isoformat()
     kind = EngineUnavailableError if report.reason == "engine_unavailable" else EngineError
-    return kind(f"Service '{name}' does not run: {report.message or report.status}", details=details)
+    return kind(f"Service '{name}' {what}: {report.message or report.status}", details=details)
 
 
 def summary(service: Service, report: Report) -> ServiceSummary:
