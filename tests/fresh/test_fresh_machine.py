@@ -16,10 +16,10 @@ pytestmark = [
 ]
 
 _SERVED = """
-    until curl --silent --fail http://127.0.0.1:8080/health >/dev/null; do
+    until curl --silent --fail http://127.0.0.1:8080/health >/dev/null 2>&1; do
         sleep 1
         tries=$((${tries:-0} + 1))
-        [ "$tries" -lt 120 ] || { echo "homed does not answer"; exit 1; }
+        [ "$tries" -lt 600 ] || { echo "homed does not answer"; exit 1; }
     done
 """
 _PAGES = """
@@ -53,7 +53,7 @@ def test_make_run_serves_and_the_five_minutes_of_the_readme_work(release: str) -
         apt-get update -qq
         make run >/root/run.log 2>&1 &
         homed=$!
-        trap 'tail -n 20 /root/run.log' ERR
+        trap 'tail -n 20 /root/run.log' EXIT
         {_SERVED}
         {_PAGES}
         {quickstart}
