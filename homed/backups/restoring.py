@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from homed.backups.catalog import Catalog
 from homed.backups.conversation import Answer, Conversation
 from homed.backups.creating import Board
 from homed.backups.operations import Running
-from homed.backups.ports import Services
+from homed.backups.ports import Capture, Services
 from homed.backups.records import Backup, Section, Type
 from homed.backups.wishes import RestoreWish
 from homed.backups.worker.messages import Clean, Done, Plan, Recover, Restore, Tree
@@ -86,7 +86,7 @@ class Restoring:
         if incremental:
             repository = await asyncio.to_thread(secrets.repository, self._config().repository, self._board.state)
         async with workplace(self._board.work, running.id) as work:
-            one = _One(self, running, wish, work)
+            one = _One(self, running, backup, wish, work)
             request = Restore(
                 name=backup.name,
                 folder=str(self._catalog.folder),
@@ -189,18 +189,11 @@ class Restoring:
                 "images and binary data may not fit"
             )
         captures = await self._services.captures()
-        # Where the data lies: a link that leads there is not replaced.
-        lies = {source.name: source.path for one in captures for source in one.sources if source.kind == "path"}
+        lies = _places(captures)
         trees = [Tree(section, await self._target(section, lies, wish)) for section in chosen.sections]
         targets = [tree.target for tree in trees if tree.target]
         held = planning.affected(captures, chosen.services, targets)
-        strangers = await self._services.strangers(targets, held)
-        if strangers:
-            raise BackupConflictError(
-                f"{', '.join(strangers)} runs on what is to be replaced, and is not homed's: stop it first",
-                code="BACKUP_IN_USE",
-                details={"containers": strangers},
-            )
+        await self._check_strangers(targets, held)
         config = wish.config and (saved.has_config or saved.overlay is not None)
         shown: dict[str, object] = {
             "services": planning.acts(chosen.services, self._services.records(), _same),
@@ -219,8 +212,41 @@ class Restoring:
             keys=wish.keys,
             file_settings=file_settings,
         )
-        writable = tuple(sorted({source.path for capture in captures for source in capture.sources if source.path}))
-        return Plan(tuple(trees), wish.dry_run, writable), step, shown
+        return Plan(tuple(trees), wish.dry_run, _writable(captures)), step, shown
+
+    async def targets(self, backup: Backup, wish: RestoreWish) -> Plan:
+        """What the record tells of the plan before the backup is read; of a sealed one that is nothing yet.
+
+        ValidationError, BackupConflictError if it is certain already that it cannot be restored so.
+        """
+        if not backup.sections:
+            return Plan((), wish.dry_run)
+        known = Saved(dict.fromkeys(backup.services, b""), {}, None, has_config=False)
+        chosen = planning.choose(backup, known, wish)
+        captures = await self._services.captures()
+        lies = _places(captures)
+        found = [(section, await self._known_target(section, lies)) for section in chosen.sections]
+        trees = tuple(Tree(section, target) for section, target in found if target)
+        await self._check_strangers(
+            [tree.target for tree in trees],
+            planning.affected(captures, chosen.services, [tree.target for tree in trees]),
+        )
+        return Plan(trees, wish.dry_run, _writable(captures))
+
+    async def _known_target(self, section: Section, lies: Mapping[str, str]) -> str:
+        if section.kind == "path":
+            return lies.get(section.name) or section.name
+        return await self._services.find_volume(section.name) or ""
+
+    async def _check_strangers(self, targets: Sequence[str], held: Sequence[str]) -> None:
+        """BackupConflictError (BACKUP_IN_USE) if a container that is not homed's runs on what is to be replaced."""
+        strangers = await self._services.strangers(targets, held)
+        if strangers:
+            raise BackupConflictError(
+                f"{', '.join(strangers)} runs on what is to be replaced, and is not homed's: stop it first",
+                code="BACKUP_IN_USE",
+                details={"containers": strangers},
+            )
 
     def _check(self, chosen: planning.Chosen, saved: Saved) -> None:
         problems = self._services.problems(chosen.services)
@@ -238,10 +264,8 @@ class Restoring:
         planning.check_paths(chosen.sections, allowed)
 
     async def _target(self, section: Section, lies: Mapping[str, str], wish: RestoreWish) -> str:
-        if section.kind == "path":
-            return lies.get(section.name) or section.name
-        if wish.dry_run:
-            return await self._services.find_volume(section.name) or ""
+        if section.kind == "path" or wish.dry_run:
+            return await self._known_target(section, lies)
         return await self._services.make_volume(section.name)
 
     def try_out(self, own: Path, saved: Saved, step: Step) -> list[str]:
@@ -264,8 +288,9 @@ class Restoring:
 class _One:
     """One restore under way: its answers to the worker."""
 
-    def __init__(self, restoring: Restoring, running: Running, wish: RestoreWish, work: Path):
+    def __init__(self, restoring: Restoring, running: Running, backup: Backup, wish: RestoreWish, work: Path):
         self._restoring = restoring
+        self._backup = backup
         self._running = running
         self._wish = wish
         self._work = work
@@ -297,6 +322,10 @@ class _One:
         shown: dict[str, object] = msgspec.to_builtins(plan)
         return shown
 
+    async def targets(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        shown: dict[str, object] = msgspec.to_builtins(await self._restoring.targets(self._backup, self._wish))
+        return shown
+
     async def stop(self, data: Mapping[str, object]) -> Mapping[str, object]:
         assert self._step is not None
         self._held = True
@@ -325,7 +354,16 @@ class _One:
 
 
 def _answers(one: _One) -> Mapping[str, Answer]:
-    return {"plan": one.plan, "stop": one.stop, "apply": one.apply, "release": one.commit}
+    return {"targets": one.targets, "plan": one.plan, "stop": one.stop, "apply": one.apply, "release": one.commit}
+
+
+def _places(captures: Sequence[Capture]) -> dict[str, str]:
+    """Where the data of each path lies: a link that leads there is not replaced."""
+    return {source.name: source.path for one in captures for source in one.sources if source.kind == "path"}
+
+
+def _writable(captures: Sequence[Capture]) -> tuple[str, ...]:
+    return tuple(sorted({source.path for capture in captures for source in capture.sources if source.path}))
 
 
 _CONFIG = Section(kind="config", name="homed.toml", prefix="", single=True)

@@ -1,6 +1,5 @@
 """A backup tells the same of what it holds, archive or snapshot, and a restore makes the same of both."""
 
-import asyncio
 import os
 import socket
 import stat
@@ -56,9 +55,7 @@ async def board(tmp_path: Path, data: Path) -> AsyncIterator[BackupBoard]:
     one.services.add("web", *(data / path for path in paths))
     one.services.add("db", data / "frozen.conf", mode=Mode.PAUSED)
     async with one:
-        await one.idle()  # it looks into the repository first
-        await asyncio.sleep(0.1)
-        await one.idle()
+        await one.quiet()
         yield one
 
 

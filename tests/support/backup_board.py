@@ -179,6 +179,12 @@ class BackupBoard:
         while (running := self.backups.operations.running) is not None:
             await self.backups.wait(running.id)
 
+    async def quiet(self) -> None:
+        """Until it has looked into its repository, which it does first."""
+        async with asyncio.timeout(60):
+            while not self.backups.operations.all() or self.backups.operations.running is not None:
+                await asyncio.sleep(0.02)
+
     async def create(self, **wish: object) -> Operation:
         operation = await self.backups.create(Wish(**wish))  # type: ignore[arg-type]
         return await self.backups.wait(operation.id)

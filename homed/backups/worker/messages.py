@@ -172,8 +172,8 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """The worker waits until homed has done `what`: `begin` and `end` of a group; `plan`, `stop`,
-    `apply` and `release` of a restore.
+    """The worker waits until homed has done `what`: `begin` and `end` of a group; `targets`
+    (what is known of the plan before the backup is read), `plan`, `stop`, `apply` and `release` of a restore.
     """
 
     what: str

@@ -21,6 +21,7 @@ RECORD = "homed-backup.json"
 _SINGLE = "file"
 _HELD = ".restic"
 _MAGIC = "*?[]\\"
+_SPARSE_FROM = (0, 15)
 
 
 class Saved(NamedTuple):
@@ -143,7 +144,7 @@ def restore(repository: Repository, snapshot: str, stored: str, into: Path, work
     What restic restores lies beside until it is whole. ArchiveError (BACKUP_DAMAGED) where it is not in the snapshot.
     """
     restic = Restic(repository, work, watch)
-    sparse = ["--sparse"] if _version(restic) >= (0, 15) else []
+    sparse = ["--sparse"] if _version(restic) >= _SPARSE_FROM else []
     progress = _Progress(watch)
     with _held(into) as held:
         restic.run(
@@ -154,6 +155,11 @@ def restore(repository: Repository, snapshot: str, stored: str, into: Path, work
         if not os.path.lexists(found):
             raise ArchiveError(f"the snapshot {snapshot} does not hold {stored}")
         os.rename(found, into if found.is_dir() and not found.is_symlink() else into / _SINGLE)
+
+
+def keeps_holes(repository: Repository, work: Path, watch: Watch) -> bool:
+    """Whether this restic restores the holes of sparse files."""
+    return _version(Restic(repository, work, watch)) >= _SPARSE_FROM
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from homed.backups import boardstate
 from homed.backups.archive import unpack, verify
 from homed.backups.archive.follow import show, unsafe
 from homed.backups.records import Backup, Section
-from homed.backups.worker import journal, staging, swap
+from homed.backups.worker import journal, preflight, swap
 from homed.backups.worker.changes import Changes
 from homed.backups.worker.channel import Channel, Gone
 from homed.backups.worker.context import Stopped, Watch
@@ -21,9 +21,8 @@ from homed.backups.worker.messages import Plan, Recover, Restore, Tree
 from homed.backups.worker.snapshots import Snapshots
 from homed.backups.worker.staging import Place
 from homed.backups.worker.swap import Swap
-from homed.errors import ArchiveError, BackupError, BackupSpaceError, HomedError
+from homed.errors import ArchiveError, BackupError, HomedError
 
-_BLOCK = 4096
 _LARGEST_STATE = 1 << 30
 _MOST_IN_STATE = 100
 # What homed reads as a whole, and has memory for.
@@ -40,15 +39,26 @@ def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
         held = Snapshots(request.repository, request.record, work, watch)
     else:
         held = Archive(request, watch)
+    # What the record tells is checked first: reading all of it may take an hour.
+    early = msgspec.convert(channel.ask("targets").data, Plan, str_keys=True)
+    _preflight(held, early, work, request.reserve)
     backup = held.verify()
     own = work / OWN
     own.mkdir(mode=0o700)
     held.unpack([(_state_of(backup), own)])
     _check_own(own)
     plan = msgspec.convert(channel.ask("plan", backup=msgspec.to_builtins(backup)).data, Plan, str_keys=True)
+    places = _preflight(held, plan, work, request.reserve)
     if plan.dry_run:
         return {"changes": held.changes(plan.trees)}
-    return _swap_in(held, plan, own, channel, work, request.reserve)
+    return _swap_in(held, plan, places, own, channel, work)
+
+
+def _preflight(held: "Archive | Snapshots", plan: Plan, work: Path, reserve: int) -> list[Place]:
+    trees = [tree for tree in plan.trees if tree.target]  # a dry run makes no volumes: those are not there yet
+    places = preflight.places(trees, work.name, plan.writable)
+    preflight.check_space([(tree, held.needs(tree.section)) for tree in trees], reserve)
+    return places
 
 
 class Archive:
@@ -65,6 +75,10 @@ class Archive:
         self._watch.phase("verifying", total=self._path.stat().st_size)
         self._backup = verify.verify(self._path, self._spool, self._unlock, self._watch)
         return self._backup
+
+    def needs(self, section: Section) -> int:
+        """The bytes that it takes when it is laid out: tar restores holes."""
+        return section.size
 
     def unpack(self, pieces: Sequence[tuple[Section, Path]]) -> None:
         unpack.unpack(self._path, self._unlock, pieces, self._watch)
@@ -97,15 +111,9 @@ def _check_own(own: Path) -> None:
 
 
 def _swap_in(
-    held: "Archive | Snapshots", plan: Plan, own: Path, channel: Channel, work: Path, reserve: int
+    held: "Archive | Snapshots", plan: Plan, places: Sequence[Place], own: Path, channel: Channel, work: Path
 ) -> Mapping[str, object]:
     watch = channel.context
-    writable = [Path(path) for path in plan.writable]
-    places = [
-        staging.place(Path(tree.target), work.name, single=tree.section.single, writable=writable)
-        for tree in plan.trees
-    ]
-    _check_space(plan.trees, reserve)
     swapping = Swap.begin(work, places, work.name, watch.warn)
     try:
         exposed = any(place.exposed for place in places)
@@ -172,37 +180,6 @@ def _stage_config(source: Path, place: Place) -> None:
     except FileNotFoundError:
         place.item.chmod(_CONFIG_MODE)
     os.utime(place.item)
-
-
-def _check_space(trees: Sequence[Tree], reserve: int) -> None:
-    """Beside what is there now: both are there until the end."""
-    needed: dict[int, tuple[int, int, str]] = {}
-    for tree in trees:
-        folder = _nearest(Path(tree.target))
-        device = folder.stat().st_dev
-        size, members, _ = needed.get(device, (0, 0, ""))
-        # Each takes a block, and as good as none takes two for what does not fill them.
-        size += tree.section.size + tree.section.members * _BLOCK
-        needed[device] = (size, members + tree.section.members, str(folder))
-    for size, members, where in needed.values():
-        free = os.statvfs(where)
-        room = free.f_bavail * free.f_frsize - reserve
-        if free.f_files and members > free.f_favail:
-            raise BackupSpaceError(
-                f"it needs {members} files beside {where}, and {free.f_favail} more can be made",
-                details={"needed_files": members, "free_files": free.f_favail, "path": where},
-            )
-        if size > room:
-            raise BackupSpaceError(
-                f"it needs {size} bytes beside {where}, and {max(0, room)} are free",
-                details={"needed": size, "free": max(0, room), "path": where},
-            )
-
-
-def _nearest(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def recover(request: Recover, channel: Channel) -> Mapping[str, object]:

@@ -23,6 +23,7 @@ class Snapshots:
         self._record = record
         self._work = work
         self._watch = watch
+        self._holes: bool | None = None
 
     def verify(self) -> Backup:
         """The record, each section as its snapshot holds it. ArchiveError if one does not.
@@ -43,6 +44,15 @@ class Snapshots:
         if snapshot is None:
             raise ArchiveError(f"it is not known in which snapshot {section.name} is")
         return snapshot
+
+    def needs(self, section: Section) -> int:
+        """The bytes that it takes when it is laid out: what restic fills holes with counts, too."""
+        return section.size if self._keeps_holes() else max(section.size, section.apparent_size)
+
+    def _keeps_holes(self) -> bool:
+        if self._holes is None:
+            self._holes = restic.keeps_holes(self._repository, self._work, self._watch)
+        return self._holes
 
     def unpack(self, pieces: Sequence[tuple[Section, Path]]) -> None:
         for section, folder in pieces:

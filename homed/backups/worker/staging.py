@@ -11,12 +11,14 @@ from pathlib import Path
 import msgspec
 
 from homed.backups.worker import disk
-from homed.errors import ArchiveError, BackupError
+from homed.errors import ArchiveError, BackupConflictError, BackupError
 
 STAGED = ".homed-new-"
 _TREE, _SINGLE = "new", "file"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MOST_LINKS = 40
+_MOST_NAMED = 20
+BLOCKED = "BACKUP_TARGET_BLOCKED"
 
 
 class Kind(StrEnum):
@@ -63,13 +65,21 @@ def place(target: Path, id: str, *, single: bool = False, writable: Sequence[Pat
         raise BackupError(f"'{id}' is not an operation's id")
     real = resolve(target, writable)
     if mounts := disk.mounts_below(real):
-        raise BackupError(f"{target} cannot be put back as a whole: {mounts[0]} is mounted in it")
+        raise BackupConflictError(
+            f"{target} cannot be put back as a whole: {mounts[0]} is mounted in it",
+            code=BLOCKED,
+            details={"path": str(target), "mounts": [str(mount) for mount in mounts[:_MOST_NAMED]]},
+        )
     above = list(_existing(real.parent))
     parents = tuple(reversed([real.parent, *real.parent.parents][: len(real.parent.parts) - len(above)]))
     name = f"{STAGED}{id}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:8]}"
     if not parents and _is_mount(real):
         if single or not real.is_dir():
-            raise BackupError(f"{target} cannot be put back: it is a file that is mounted")
+            raise BackupConflictError(
+                f"{target} cannot be put back: it is a file that is mounted",
+                code=BLOCKED,
+                details={"path": str(target)},
+            )
         return Place(target=real, base=real, holder=real / name, kind=Kind.INSIDE, exposed=True)
     base, exposed = _base(above, writable)
     return Place(
@@ -125,7 +135,9 @@ def _existing(folder: Path) -> Iterator[Path]:
         if status is None:
             return
         if not stat.S_ISDIR(status.st_mode):
-            raise BackupError(f"{folder} cannot be had: {one} is not a folder")
+            raise BackupConflictError(
+                f"{folder} cannot be had: {one} is not a folder", code=BLOCKED, details={"path": str(one)}
+            )
         yield one
 
 

@@ -15,8 +15,8 @@ import msgspec
 
 from homed.backups.worker import disk, journal, mountpoint, replacing
 from homed.backups.worker.journal import Item, Journal, Phase
-from homed.backups.worker.staging import Kind, Place
-from homed.errors import BackupError, BackupSpaceError
+from homed.backups.worker.staging import BLOCKED, Kind, Place
+from homed.errors import BackupConflictError, BackupError, BackupSpaceError
 
 Warn = Callable[[str], None]
 
@@ -43,7 +43,7 @@ class Swap:
     @classmethod
     def begin(cls, work: Path, places: Sequence[Place], id: str, warn: Warn) -> "Swap":
         """Make the folders that are to be filled. Where that fails nothing is left."""
-        _check(places)
+        check(places)
         with _told():
             items = tuple(_item(place) for place in places)
         swap = cls(work, Journal(phase=Phase.STAGING, id=id, items=items), warn)
@@ -215,12 +215,17 @@ def clean_up(work: Path) -> list[str]:
     return why
 
 
-def _check(places: Sequence[Place]) -> None:
+def check(places: Sequence[Place]) -> None:
+    """BackupConflictError (BACKUP_TARGET_BLOCKED) if one of the targets lies in another, or is it."""
     targets = [place.target for place in places]
     for one in targets:
         for other in targets:
             if one in other.parents or (one == other and targets.count(one) > 1):
-                raise BackupError(f"{other} cannot be put back beside {one}, in which it lies")
+                raise BackupConflictError(
+                    f"{other} cannot be put back beside {one}, in which it lies",
+                    code=BLOCKED,
+                    details={"path": str(other)},
+                )
 
 
 def _item(place: Place) -> Item:
