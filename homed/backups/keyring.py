@@ -4,7 +4,7 @@ An X25519 identity is made and sealed by the passphrase; its recipient stands be
 power cut leaves the old pair or the new one. Each archive carries the sealed identity: it opens with the passphrase
 that was set when it was made.
 
-Making a key and opening one take scrypt's memory for some seconds (see `age.wrap`); sealing a backup does not.
+Making a key and opening one take scrypt's memory for a second or some (see `passphrase.py`); sealing a backup does not.
 """
 
 from pathlib import Path
@@ -55,8 +55,9 @@ def open(folder: Path, passphrase: str) -> str:
     try:
         return age.unwrap(key.identity, stripped(passphrase))
     except age.AgeError as error:
-        if error.exit is age.Exit.KEY_WRONG:
-            raise ArchiveError(error.message, code="BACKUP_KEY_WRONG") from error
+        code = {age.Exit.KEY_WRONG: "BACKUP_KEY_WRONG", age.Exit.COSTLY: "BACKUP_KEY_COSTLY"}.get(error.exit)
+        if code is not None:
+            raise ArchiveError(error.message, code=code) from error
         raise BackupError(error.message) from error
 
 
@@ -85,7 +86,7 @@ def stripped(passphrase: str) -> str:
 def _read(folder: Path) -> _Key | None:
     try:
         key = msgspec.json.decode((folder / FILE).read_bytes(), type=_Key)
-        age.memory(key.identity)  # nothing is sealed for an identity that nobody could open
+        age.check(key.identity)  # nothing is sealed for an identity that nobody could open
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, age.AgeError) as error:

@@ -9,7 +9,6 @@ pyrage holds Python's lock while it works: in a process of its own it delays nob
 reason one line of JSON on stderr. It imports little, as it is to start at once.
 """
 
-import binascii
 import json
 import os
 import re
@@ -17,16 +16,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from homed.backups.archive import passphrase as by_passphrase
 
 if TYPE_CHECKING:
     import pyrage
 
 _IDENTITY = re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]{58}")
-_ARMOUR = "-----BEGIN AGE ENCRYPTED FILE-----"
-_SCRYPT = re.compile(rb"-> scrypt [A-Za-z0-9+/]{22} ([0-9]{1,3})\n")
-_MOST_WORK = 22
 # Larger ones would be mapped from the kernel anew each time, and cost more than the sealing.
 _BLOCK = 64 << 10
 
@@ -37,12 +34,12 @@ class Exit(IntEnum):
     GOOD = 0
     KEY_WRONG = 3
     DAMAGED = 4
-    NO_MEMORY = 5
+    COSTLY = 5
     OS = 6
 
 
 class AgeError(Exception):
-    """`exit` says which: the key does not fit, it is not what was once sealed, or there is too little memory."""
+    """`exit` says which: the key does not fit, it is not what was once sealed, or opening it costs too much."""
 
     def __init__(self, why: Exit, message: str, number: int = 0):
         super().__init__(message)
@@ -60,42 +57,38 @@ def generate() -> tuple[str, str]:
 
 
 def wrap(identity: str, passphrase: str) -> str:
-    """Seal an identity by a passphrase, as `age -p -a` does: it takes one second or a few, and for that moment the
-    memory that scrypt fills in one second: 1 GB on a fast machine, 64 MB on a slow board.
-    """
-    import pyrage
-
+    """Encrypt an identity by a passphrase, as `age -p -a` does. See `passphrase.WORK_FACTOR` for what that takes."""
     text = f"# public key: {parse(identity).to_public()}\n{identity}\n"
-    return cast(bytes, pyrage.passphrase.encrypt(text.encode(), passphrase, armored=True)).decode()
+    return by_passphrase.encrypt(text.encode(), passphrase)
 
 
 def unwrap(wrapped: str, passphrase: str) -> str:
-    """The identity that a passphrase seals. It takes the memory (`memory`) that sealing it took. AgeError."""
-    import pyrage
-
-    needed, free = memory(wrapped), _free_memory()
-    if free is not None and needed > free:
-        raise AgeError(
-            Exit.NO_MEMORY,
-            f"The passphrase takes {needed >> 20} MB of memory for a moment, and {free >> 20} MB are free here",
-        )
+    """The identity that a passphrase encrypts. AgeError: KEY_WRONG only if the passphrase is another one."""
     try:
-        text = cast(bytes, pyrage.passphrase.decrypt(wrapped.encode(), passphrase))
-    except pyrage.DecryptError as error:
-        raise AgeError(Exit.KEY_WRONG, "The passphrase does not fit") from error
+        text = by_passphrase.decrypt(wrapped, passphrase)
+    except by_passphrase.WrongPassphraseError as error:
+        raise AgeError(Exit.KEY_WRONG, "the passphrase does not fit") from error
+    except by_passphrase.CostlyError as error:
+        raise AgeError(Exit.COSTLY, str(error)) from error
+    except by_passphrase.DamagedError as error:
+        raise AgeError(Exit.DAMAGED, f"the encrypted identity is damaged: {error}") from error
     return str(parse(text.decode("utf-8", "replace")))
 
 
-def memory(wrapped: str) -> int:
-    """The bytes of memory that trying a passphrase takes. AgeError (DAMAGED) where nothing is sealed by one."""
-    lines = wrapped.split("\n")
+def check(wrapped: str) -> None:
+    """AgeError (DAMAGED) if no passphrase could open this."""
     try:
-        match = _SCRYPT.search(binascii.a2b_base64("".join(lines[1:4]))) if lines[0] == _ARMOUR else None
-    except ValueError:
-        match = None
-    if match is None or int(match[1]) > _MOST_WORK:
-        raise AgeError(Exit.DAMAGED, "The identity is not one that a passphrase sealed, or asks for far too much work")
-    return 1024 << int(match[1])
+        by_passphrase.check(wrapped)
+    except by_passphrase.DamagedError as error:
+        raise AgeError(Exit.DAMAGED, f"the encrypted identity is damaged: {error}") from error
+
+
+def cost(wrapped: str) -> by_passphrase.Cost:
+    """What trying a passphrase takes here. AgeError (DAMAGED) if nothing is encrypted by one."""
+    try:
+        return by_passphrase.cost(wrapped)
+    except by_passphrase.DamagedError as error:
+        raise AgeError(Exit.DAMAGED, f"the encrypted identity is damaged: {error}") from error
 
 
 def parse(text: str) -> "pyrage.x25519.Identity":
@@ -109,16 +102,6 @@ def parse(text: str) -> "pyrage.x25519.Identity":
         return pyrage.x25519.Identity.from_str(match[0])
     except pyrage.IdentityError as error:
         raise AgeError(Exit.KEY_WRONG, "The age identity that was given has a typing mistake") from error
-
-
-def _free_memory() -> int | None:
-    """In bytes, with the swap."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        fields = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
-        return (fields["MemAvailable"] + fields["SwapFree"]) << 10
-    except (OSError, ValueError, KeyError, IndexError):
-        return None
 
 
 class _Reader:

@@ -31,7 +31,8 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
         if create.digest(path, watch) != request.digest:
             raise ArchiveError(f"{request.name} is not what was written: it was changed, or its disk fails")
         return None
-    backup = archive.verify(path, Path(request.work) / "manifest", request.unlock, watch)
+    unlock = seal.unlocked(path, request.unlock, watch)
+    backup = archive.verify(path, Path(request.work) / "manifest", unlock, watch)
     _check_name(request.name, path, backup)
     return msgspec.structs.replace(
         backup,
