@@ -56,7 +56,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 async def _made(place: Place) -> str:
     status, body = await place.call("POST", json={"name": "manual-backup", "type": "full", "include_data": True})
-    assert (status, body["status"], body["message"]) == (200, "created", "Backup created successfully"), body
+    assert (status, body["status"], body["message"]) == (201, "created", "Backup created successfully"), body
     return str(body["name"])
 
 
