@@ -84,7 +84,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("metrics.py",),
     "psutil": ("host/", "agent/"),
     "jwt": ("access/",),
-    "cryptography": ("api/certificates.py", "updates/bundle.py", "vault.py"),
+    "cryptography": ("api/certificates.py", "backups/archive/passphrase.py", "updates/bundle.py", "vault.py"),
     "asyncssh": ("jobs/ssh/",),
     "isal": ("backups/archive/",),
     "pyrage": ("backups/archive/age.py",),

@@ -38,6 +38,7 @@ class Conversation:
         self._told = told
         self._warned = warned
         self._cancelled = asyncio.Event()
+        self._applied = False
 
     async def run(self, request: Request, answers: Mapping[str, Answer]) -> Done:
         """Have it done; `answers` are homed's parts of it. The worker's error, or BackupError where it is gone."""
@@ -83,6 +84,7 @@ class Conversation:
     ) -> Mapping[str, object]:
         """What the worker waits for, given up where it is cancelled; but for what cannot be taken back."""
         if what == APPLY:
+            self._applied = True
             return await work
         task, cancelled = asyncio.create_task(work), asyncio.create_task(self._cancelled.wait())
         try:
@@ -99,6 +101,9 @@ class Conversation:
         try:
             return await self._reader.readline()
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and self._cancelled.is_set() and not self._applied:
+                # It has ended as it was told to: what homed had yet to say met a closed socket.
+                raise BackupError("it was cancelled: the board is as it was", code="BACKUP_CANCELLED") from error
             raise BackupError(f"the backup worker cannot be understood: {error}") from error
 
     async def _send(self, message: FromHomed) -> None:

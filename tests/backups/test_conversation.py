@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -214,3 +215,46 @@ async def test_a_worker_that_comes_when_nobody_waits_any_more_ends(tmp_path: Pat
             await asyncio.gather(waiting, return_exceptions=True)
         assert started._process.returncode in (0, 1)
         started = None
+
+
+class _Broken:
+    """A reader whose connection broke while homed wrote to it, which loses what the worker had said."""
+
+    async def readline(self) -> bytes:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+class _Closed:
+    def write(self, data: bytes) -> None:
+        pass
+
+    async def drain(self) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize(("cancelled", "code"), [(True, "BACKUP_CANCELLED"), (False, "BACKUP_ERROR")])
+async def test_a_worker_that_ended_as_it_was_told_to_was_cancelled(tmp_path: Path, cancelled: bool, code: str) -> None:
+    connection = launcher.Connection(cast(asyncio.StreamReader, _Broken()), cast(asyncio.StreamWriter, _Closed()))
+    conversation = Conversation(connection, lambda _: None, lambda _: None)
+    if cancelled:
+        await conversation.cancel()
+    with pytest.raises(BackupError) as caught:
+        await conversation.run(request(tmp_path), {})
+    assert caught.value.code == code
+
+
+async def test_an_error_of_homeds_own_is_answered_so_that_the_worker_takes_all_back(tmp_path: Path) -> None:
+    async def fails(data: Mapping[str, object]) -> Mapping[str, object]:
+        raise KeyError("an error of ours")
+
+    async with launcher.worker(played(_ASKS), tmp_path) as connection:
+        conversation = Conversation(connection, lambda _: None, lambda _: None)
+        with pytest.raises(HomedError) as caught:
+            await conversation.run(request(tmp_path), {"apply": fails})
+    assert caught.value.message == "heard INTERNAL_ERROR"
+
+
+_ASKS = """
+say(type="Ask", what="apply")
+say(type="Failed", code="BACKUP_ERROR", message="heard " + hear()["code"])
+"""
