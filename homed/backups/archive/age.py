@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from homed.backups.archive import passphrase as by_passphrase
+from homed.errors import ArchiveError, BackupError
 
 if TYPE_CHECKING:
     import pyrage
@@ -46,6 +47,19 @@ class AgeError(Exception):
         self.exit = why
         self.message = message
         self.number = number
+
+
+def meaning(status: int, message: str, number: int) -> BackupError | OSError:
+    """The error that the program's exit status stands for."""
+    if status == Exit.KEY_WRONG:
+        return ArchiveError(message, code="BACKUP_KEY_WRONG")
+    if status == Exit.COSTLY:
+        return ArchiveError(message, code="BACKUP_KEY_COSTLY")
+    if status == Exit.DAMAGED:
+        return ArchiveError(message)
+    if status == Exit.OS and number:
+        return OSError(number, os.strerror(number))
+    return BackupError(message)
 
 
 def generate() -> tuple[str, str]:

@@ -13,16 +13,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from homed.backups.archive import age
-from homed.backups.archive.age import Exit
-from homed.backups.worker.context import Watch
+from homed.backups.archive.age import Exit, meaning
 from homed.backups.worker.messages import Seal, Unlock
 from homed.errors import ArchiveError, BackupError
 
@@ -30,7 +26,6 @@ FORMAT = 1
 _README, _IDENTITY, _PAYLOAD = "README", "identity.age", "backup.tar.gz.age"
 _BLOCK, _HEAD = 512, 3 * 512
 _SMALL = 64 << 10
-_TOLD_SECONDS = 5.0
 _LONGEST_AGE_HEADER = 1 << 20
 _AGE = b"age-encryption.org/v1\n"
 _END = bytes(2 * _BLOCK)
@@ -94,41 +89,16 @@ def opened(path: Path, unlock: Unlock | None) -> BinaryIO:
     return cast(BinaryIO, reader)
 
 
-def unlocked(path: Path, unlock: Unlock | None, watch: Watch) -> Unlock | None:
-    """With the identity in place of the passphrase, which so is tried once for all the times that the archive is read.
-
-    ArchiveError: BACKUP_KEY_WRONG, BACKUP_KEY_COSTLY; BACKUP_DAMAGED. Stopped.
-    """
-    if unlock is None or not unlock.passphrase or unlock.identity or not begins_sealed(path):
-        return unlock
+def sealed_identity(path: Path, unlock: Unlock) -> tuple[str, str] | None:
+    """The identity that is sealed by a passphrase, and the passphrase given for it; None if none is. ArchiveError."""
+    if unlock.identity or not unlock.passphrase or not begins_sealed(path):
+        return None
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         key = _key(file, _members(file), unlock)
     finally:
         os.close(file)
-    try:
-        needed = age.cost(key["wrapped"])
-        if needed.seconds >= _TOLD_SECONDS:
-            watch.warn(f"trying the passphrase takes about {needed.seconds:.0f} s on this board now")
-        return Unlock(identity=_tried(key["wrapped"], key["passphrase"], watch))
-    except age.AgeError as error:
-        raise _meaning(error.exit, error.message, error.number) from error
-
-
-def _tried(wrapped: str, passphrase: str, watch: Watch) -> str:
-    """On a thread that ends with the process: it cannot be interrupted, and whoever cancels shall not wait for it."""
-    trial: Future[str] = Future()
-
-    def run() -> None:
-        try:
-            trial.set_result(age.unwrap(wrapped, passphrase))
-        except Exception as error:  # noqa: BLE001  raised where it is waited for
-            trial.set_exception(error)
-
-    threading.Thread(target=run, name="passphrase", daemon=True).start()
-    while not wait((trial,), timeout=0.5).done:
-        watch.check()
-    return trial.result()
+    return key["wrapped"], key["passphrase"]
 
 
 def is_sealed(path: Path) -> bool:
@@ -223,11 +193,8 @@ class _Sealing(io.BufferedIOBase):
         os.lseek(self._file, len(data), os.SEEK_CUR)
 
     def _fail(self, error: OSError) -> None:
-        self._failure = (
-            (_ended(cast("subprocess.Popen[bytes]", self._process)) or error)
-            if (isinstance(error, BrokenPipeError))
-            else error
-        )
+        broken = isinstance(error, BrokenPipeError)  # age says why
+        self._failure = (broken and _ended(cast("subprocess.Popen[bytes]", self._process))) or error
         raise self._failure from error
 
     def _abandon(self) -> None:
@@ -411,19 +378,7 @@ def _ended(process: "subprocess.Popen[bytes]") -> BackupError | OSError | None:
     except ValueError:
         how = f"was killed by signal {-status}" if status < 0 else "failed"
         return BackupError(f"age {how}: {said.strip()[-300:]}")
-    return _meaning(status, message, number)
-
-
-def _meaning(status: int, message: str, number: int) -> BackupError | OSError:
-    if status == Exit.KEY_WRONG:
-        return ArchiveError(message, code="BACKUP_KEY_WRONG")
-    if status == Exit.COSTLY:
-        return ArchiveError(message, code="BACKUP_KEY_COSTLY")
-    if status == Exit.DAMAGED:
-        return ArchiveError(message)
-    if status == Exit.OS and number:
-        return OSError(number, os.strerror(number))
-    return BackupError(message)
+    return meaning(status, message, number)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

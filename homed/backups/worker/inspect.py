@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from homed.backups import names
-from homed.backups.archive import seal
+from homed.backups.archive import seal, unlocking
 from homed.backups.archive import verify as archive
 from homed.backups.records import Backup, Type
 from homed.backups.worker import create
@@ -31,7 +31,7 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
         if create.digest(path, watch) != request.digest:
             raise ArchiveError(f"{request.name} is not what was written: it was changed, or its disk fails")
         return None
-    unlock = seal.unlocked(path, request.unlock, watch)
+    unlock = unlocking.unlocked(path, request.unlock, watch)
     backup = archive.verify(path, Path(request.work) / "manifest", unlock, watch)
     _check_name(request.name, path, backup)
     return msgspec.structs.replace(

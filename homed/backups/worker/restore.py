@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from homed.backups import boardstate
-from homed.backups.archive import seal, unpack, verify
+from homed.backups.archive import unlocking, unpack, verify
 from homed.backups.archive.follow import show, unsafe
 from homed.backups.records import Backup, Section
 from homed.backups.worker import journal, preflight, swap
@@ -72,7 +72,7 @@ class Archive:
         self._backup: Backup | None = None
 
     def verify(self) -> Backup:
-        self._unlock = seal.unlocked(self._path, self._unlock, self._watch)
+        self._unlock = unlocking.unlocked(self._path, self._unlock, self._watch)
         self._watch.phase("verifying", total=self._path.stat().st_size)
         self._backup = verify.verify(self._path, self._spool, self._unlock, self._watch)
         return self._backup

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from homed.backups.archive import age, passphrase, seal
+from homed.backups.archive import age, passphrase, seal, unlocking
 from homed.backups.archive.passphrase import CostlyError, DamagedError, WrongPassphraseError
 from homed.backups.worker.messages import Seal, Unlock
 from homed.errors import ArchiveError, BackupError
@@ -97,13 +97,13 @@ def test_a_passphrase_is_tried_once_for_all_readings(
     with seal.create(path, Seal((key[0],), key[2])) as file:
         file.write(b"content")
     told = Told()
-    assert seal.unlocked(path, Unlock(passphrase="secret words"), told.context) == Unlock(identity=key[1])
+    assert unlocking.unlocked(path, Unlock(passphrase="secret words"), told.context) == Unlock(identity=key[1])
     assert told.warnings == []
-    monkeypatch.setattr(seal, "_TOLD_SECONDS", 0.0)
-    assert seal.unlocked(path, Unlock(passphrase="secret words"), told.context) == Unlock(identity=key[1])
+    monkeypatch.setattr(unlocking, "_TOLD_SECONDS", 0.0)
+    assert unlocking.unlocked(path, Unlock(passphrase="secret words"), told.context) == Unlock(identity=key[1])
     assert "on this board now" in told.warnings[0]
     for unlock in (None, Unlock(identity=key[1])):
-        assert seal.unlocked(path, unlock, told.context) is unlock
+        assert unlocking.unlocked(path, unlock, told.context) is unlock
     monkeypatch.setattr(passphrase, "_free_memory", lambda: 0)
     assert _refused(path, "secret words") == "BACKUP_KEY_COSTLY"
     monkeypatch.undo()
@@ -112,6 +112,6 @@ def test_a_passphrase_is_tried_once_for_all_readings(
 
 def _refused(path: Path, words: str) -> str:
     with pytest.raises(BackupError) as caught:
-        seal.unlocked(path, Unlock(passphrase=words), Told().context)
+        unlocking.unlocked(path, Unlock(passphrase=words), Told().context)
     assert isinstance(caught.value, ArchiveError)
     return caught.value.code
