@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from homed.backups import launcher, restoring
+from homed.backups import launcher
 from homed.backups.backups import Backups
 from homed.backups.boardstate import BoardState
 from homed.backups.catalog import Catalog
@@ -18,6 +18,7 @@ from homed.backups.leftovers import Leftovers
 from homed.backups.operations import Operations
 from homed.backups.ports import Services
 from homed.backups.records import Backup, Operation, OperationKind, State, Type
+from homed.backups.restore_step import read_step
 from homed.backups.restoring import Restoring, Settings
 from homed.backups.schedules import Timers
 from homed.backups.workplaces import interrupted, unfinished
@@ -73,7 +74,7 @@ class Parts:
         """Read what is on the disk. Services of a restore that was killed are held until it is ended. BackupError."""
         # First: what stands in the way of all else must not let a service see half of its data.
         for work in interrupted(self._work):
-            step = await asyncio.to_thread(restoring.read_step, work)
+            step = await asyncio.to_thread(read_step, work)
             self._interrupted.add(work)
             self._services.keep_held(step.held, "a restore of its data was interrupted and is being ended")
         await self.backups.operations.load()

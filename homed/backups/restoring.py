@@ -8,7 +8,6 @@ from typing import Protocol
 
 import msgspec
 
-from homed import atomic
 from homed.backups import boardstate, launcher, planning, secrets
 from homed.backups.boardstate import BoardState, Saved
 from homed.backups.catalog import Catalog
@@ -17,6 +16,7 @@ from homed.backups.creating import Board
 from homed.backups.operations import Running
 from homed.backups.ports import Capture, Services
 from homed.backups.records import Backup, Section, Type
+from homed.backups.restore_step import Step, read_step, write_step
 from homed.backups.wishes import RestoreWish
 from homed.backups.worker.messages import Clean, Done, Plan, Recover, Restore, Tree
 from homed.backups.workplaces import JOURNAL, clear, workplace
@@ -24,7 +24,6 @@ from homed.config.backups import Backups as Config
 from homed.errors import BackupConflictError, BackupError, HomedError, ValidationError
 
 log = logging.getLogger(__name__)
-STEP = "restore.json"
 _WHY = "its data is being restored"
 _RUNS_WITHIN = 60.0
 _OWN = "own"
@@ -45,19 +44,6 @@ class Settings(Protocol):
     def take_back(self) -> None: ...
 
     def apply(self) -> None: ...
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What homed has to do once the trees are swapped: kept on the disk, so that a homed that was killed can.
-
-    `file_settings`: the owner's file is one of the trees. Older homeds had it always so.
-    """
-
-    held: tuple[str, ...]
-    services: tuple[str, ...]
-    config: bool
-    keys: bool
-    file_settings: bool = True
 
 
 class Restoring:
@@ -318,7 +304,7 @@ class _One:
                 )
         self._step = step
         if not plan.dry_run:
-            await asyncio.to_thread(_write_step, self._work, step)
+            await asyncio.to_thread(write_step, self._work, step)
         shown: dict[str, object] = msgspec.to_builtins(plan)
         return shown
 
@@ -367,21 +353,6 @@ def _writable(captures: Sequence[Capture]) -> tuple[str, ...]:
 
 
 _CONFIG = Section(kind="config", name="homed.toml", prefix="", single=True)
-
-
-def _write_step(work: Path, step: Step) -> None:
-    try:
-        atomic.write(work / STEP, msgspec.json.encode(step))
-    except OSError as error:
-        raise BackupError(f"the restore cannot be written down: {error.strerror}") from error
-
-
-def read_step(work: Path) -> Step:
-    """What was to be done there; nothing, where it had not come so far."""
-    try:
-        return msgspec.json.decode((work / STEP).read_bytes(), type=Step)
-    except (OSError, msgspec.MsgspecError):
-        return Step(held=(), services=(), config=False, keys=False)
 
 
 def _same(one: bytes, other: bytes) -> bool:
