@@ -41,8 +41,8 @@ def test_what_lies_within_the_bounds_passes(text: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"[" * _MIB, "values"),
-        (b'{"a":' * (_MIB // 5), "values"),
+        (b"[" * _MIB, "deep"),
+        (b'{"a":' * (_MIB // 5), "deep"),
         (b"[" * (MAX_DEPTH + 1), "deep"),
         (b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1), "deep"),
         (b"[" + b"[]," * (_MIB // 3) + b"[]]", "values"),

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from homed.errors import BusyError
 
-_WAIT_SECONDS = 3.0
+_WAIT_SECONDS = 1.0
 _SMALL_BYTES = 64 * 1024
 _MAX_STEP_BYTES = 1024 * 1024
 

@@ -18,16 +18,16 @@ log = logging.getLogger("homed.api.connections")
 _MAX_LINE_BYTES = 8190
 _MAX_HEADERS = 128
 # All headers together. One at a time is bounded by _MAX_LINE_BYTES, which alone would allow 1 MB for each connection.
-_MAX_HEAD_BYTES = 32 * 1024
+_MAX_HEAD_BYTES = 16 * 1024
 # How much is taken from a socket at once, and kept of a body that nobody reads: asyncio's own 256 KiB, and aiohttp's
 # 128 KiB above them, would be 100 MB for 256 connections.
-_RECEIVE_BYTES = 32 * 1024
-_READ_BUFFER_BYTES = 16 * 1024
+_RECEIVE_BYTES = 16 * 1024
+_READ_BUFFER_BYTES = 8 * 1024
 _KEPT_HEAD_BYTES = 1024
 # Behind the deadlines of homed.api.connections, which tell a head that comes slowly from no request at all.
 _KEEPALIVE_SECONDS = 90
 # How long the rest of a body is read and thrown away, so that its sender gets to see the answer.
-_LINGERING_SECONDS = 2
+_LINGERING_SECONDS = 1
 
 # Render an error before routing: of the path (as far as it is known) to an answer in its family's shape.
 Refusal = Callable[[str, HomedError], web.Response]

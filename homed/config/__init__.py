@@ -106,7 +106,7 @@ class Api(Section, frozen=True):
     connections_per_client: Annotated[int, Meta(ge=1, le=65_536)] = 64
     sockets: Annotated[int, Meta(ge=1, le=65_536)] = 64
     body_limit: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
-    memory_budget: Annotated[int, Meta(ge=8 * 1024 * 1024, le=1 << 40)] = 32 * 1024 * 1024
+    memory_budget: Annotated[int, Meta(ge=8 * 1024 * 1024, le=1 << 40)] = 24 * 1024 * 1024
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
