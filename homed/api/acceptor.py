@@ -27,7 +27,7 @@ from homed.api.protocol import Protocol, Refusal
 from homed.errors import RequestTimeoutError
 
 log = logging.getLogger(__name__)
-_BACKLOG = 256
+BACKLOG = 256
 _BATCH = 64
 _CLIENT_HELLO = b"\x16"
 # An answer that is sent after its handler: a short one, or a file of the documentation.
@@ -176,7 +176,7 @@ class Acceptor:
 
     def start(self) -> None:
         self._listening.setblocking(False)
-        self._listening.listen(_BACKLOG)
+        self._listening.listen(BACKLOG)
         self._loop.add_reader(self._listening, self._accept)
 
     def close(self) -> None:

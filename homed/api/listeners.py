@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from homed.api import protocol
-from homed.api.acceptor import Acceptor, HttpProtocol, is_loopback_peer
+from homed.api.acceptor import BACKLOG, Acceptor, HttpProtocol, is_loopback_peer
 from homed.api.connections import Connection, Pool
 from homed.api.origin import Origin
 from homed.config import Config, parse_address
@@ -139,7 +139,7 @@ class Listeners:
         `control` is a path in a folder that is closed to others, for the command line: a full disk may keep homed from
         making it, but must not keep it from anything else.
         """
-        self._metrics_port = metrics_port(config)
+        self._metrics_port, self._metrics_trouble = metrics_port(config), ""
         metrics = (config.monitoring.metrics_host, self._metrics_port)
         wanted = addresses(config)[1:] if passed else addresses(config)
         sockets, given = list(passed), {_name_of(one) for one in passed}
@@ -284,6 +284,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
+            # At once: two that are bound and do not listen yet can share a port, and the second would fail later.
+            one.listen(BACKLOG)
     except OSError as error:
         for one in sockets:
             one.close()

@@ -213,6 +213,25 @@ async def test_the_metrics_port_serves_one_path() -> None:
         assert (await ask(f"http://127.0.0.1:{port}/"))["only"] is None
 
 
+async def test_a_port_that_two_have_bound_is_the_ones_that_listens_first() -> None:
+    """Bound by both with SO_REUSEADDR, as two homeds that start together do."""
+    with socket.socket() as other, socket.socket() as late:
+        for one in (other, late):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        metrics, port = other.getsockname()[1], free_port()
+        config = Config(api=Api(port=port), monitoring=Monitoring(metrics_port=metrics))
+        async with started(config):
+            with pytest.raises(OSError, match="in use"):
+                other.listen()
+        late.bind(("127.0.0.1", metrics))
+        late.listen()
+        async with started(config) as made:
+            health = Health()
+            made.report(health, configured=False)
+            assert "metrics" in health.components()
+
+
 async def test_a_metrics_port_in_use_is_a_note_and_no_failed_start(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
