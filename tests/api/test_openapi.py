@@ -115,7 +115,6 @@ async def test_only_health_and_documentation_are_open_to_all(routes: list[tuple[
     assert open_to_all == {
         "/health", "/api/health", "/api/v1/health", "/health/ready", "/health/live",
         "/docs", "/redoc", "/docs/assets/{name}", "/openapi.json",
-        "/asyncapi.json",
     }  # fmt: skip
 
 

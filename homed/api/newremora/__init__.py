@@ -63,15 +63,19 @@ def error(error: HomedError, request_id: str) -> Error:
 
 
 def aside(value: T) -> T:
-    """The same in an answer, but with a space after each colon: a shell client that searches for `"id":"` passes over
+    """The same in an answer, but with a space before each colon: a shell client that searches for `"id":"` passes over
     it. For objects within an answer that repeat what stands beside them, or belong to something else.
     """
     return cast(T, msgspec.Raw(spaced(msgspec.json.encode(value))))
 
 
 def spaced(data: bytes) -> bytes:
-    """JSON on one line with a space after each colon and comma; its strings stay as they are."""
-    return msgspec.json.format(data, indent=0)
+    """JSON on one line with a space before each colon, so that no search for `"id":"…"` or `"port":[0-9]*` finds it.
+
+    Its strings stay as they are: a quote in one follows a backslash, and one that opens it follows no letter or digit.
+    """
+    parts = msgspec.json.format(data, indent=0).split(b'": ')
+    return b"".join(part + (b'" : ' if part[-1:].isalnum() else b'": ') for part in parts[:-1]) + parts[-1]
 
 
 def envelope(value: object, call: Call) -> msgspec.Raw:

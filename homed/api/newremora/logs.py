@@ -119,10 +119,10 @@ async def _enveloped(shown: JobShown, output: Output | None, metadata: LogsMetad
 
 
 async def _texts_of(output: Output | None, between: bytes) -> AsyncIterator[bytes]:
-    """The members that hold output, each after `between`; with a space after the colon too if that has one."""
+    """The members that hold output, each after `between`; with a space before the colon too if that has one."""
     space = between[1:]
     for name in ("output", "logs", "stdout", "stderr"):
-        yield b'%s"%s":%s"' % (between, name.encode(), space)
+        yield b'%s"%s"%s:%s"' % (between, name.encode(), space, space)
         if output is not None:
             pieces = output.texts() if name in ("output", "logs") else _texts(output, Stream[name.upper()])
             async for piece in _stepped(map(_escaped, pieces)):
