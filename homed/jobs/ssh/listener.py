@@ -1,5 +1,6 @@
 """Tells what a job prints from what the host's login shell says before it (pure)."""
 
+import re
 from typing import Final
 
 from homed.jobs.output.order import Stream
@@ -7,14 +8,15 @@ from homed.jobs.ssh.remote import BEGUN
 
 # A start-up file may print much more than anybody wants to read in an error.
 _MAX_NOISE: Final = 512
-_MAX_WORD: Final = 16
 
 
 class Listener:
     """Waits on each stream for `homed KEY begun`. `refused` is the word with which a job was refused, if it was."""
 
     def __init__(self, key: str):
-        self._begin = f"homed {key} ".encode()
+        # The whole line alone: a start-up file that reads our text may print it.
+        self._line = re.compile(b"homed " + key.encode() + b" (begun|shell|space|cut)\r?\n")
+        self._longest = len(f"homed {key} begun") + 1
         self._waiting: dict[Stream, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}
         self._noise: dict[Stream, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}
         self.refused = ""
@@ -37,22 +39,18 @@ class Listener:
         if stream not in self._waiting:
             return data
         heard = self._waiting[stream] + data
-        before, begin, after = heard.partition(self._begin)
-        word, end, rest = after.partition(b"\n")
-        if begin and not end and len(after) <= _MAX_WORD:
-            self._keep(stream, before, begin + after)
-            return b""
-        if not begin:
+        found = self._line.search(heard)
+        if found is None:
             # Half of the line may have come.
-            kept = len(self._begin) - 1
-            self._keep(stream, heard[:-kept], heard[-kept:])
+            at = max(0, len(heard) - self._longest)
+            self._keep(stream, heard[:at], heard[at:])
             return b""
-        self._keep(stream, before, b"")
+        self._keep(stream, heard[: found.start()], b"")
         del self._waiting[stream]
-        if word.rstrip(b"\r") != BEGUN:
-            self.refused = word.decode(errors="replace")[:_MAX_WORD]
+        if found[1] != BEGUN:
+            self.refused = found[1].decode()
             return b""
-        return rest
+        return heard[found.end() :]
 
     def _keep(self, stream: Stream, noise: bytes, waiting: bytes) -> None:
         self._noise[stream] = (self._noise[stream] + noise)[:_MAX_NOISE]

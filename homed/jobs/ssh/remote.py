@@ -1,10 +1,10 @@
 """The texts that are sent to a host to be run, made here and judged nowhere else.
 
-A host's login shell may be any program: sh, fish, tcsh, nologin. It gets one short command (`_BOOTSTRAP`) that all
-shells read alike: it has no backslash, no exclamation mark, no quote within its quotes and no end of a line. That
-starts /bin/sh, which reads the rest over standard input: first a text of known length for itself, then the job's own
-bytes. (`exec /bin/sh` alone would be shorter, but dash and busybox read ahead of the line that they execute, so what
-follows in standard input would be lost in their buffers.)
+A host's login shell may be any program: sh, fish, tcsh, nologin. It gets one short command (`_BY_LINE`) that all shells
+read alike: it has no backslash, no exclamation mark, no quote within its quotes and no end of a line. That starts
+/bin/sh, which reads the rest over standard input, byte by byte: first a text for itself, of one line or of a known
+length, then the job's own bytes. (`exec /bin/sh` alone would be shorter, but dash and busybox read ahead of the line
+that they execute, so what follows in standard input would be lost in their buffers.)
 
 Each text first says `homed KEY begun` on both streams. Everything before that is said by the login shell and its
 start-up files, and is no output; without it nothing was run, whatever the exit status says.
@@ -22,11 +22,14 @@ from homed.jobs.scripts import normal_lines, normal_script
 
 # Linux takes 128 KiB for one argument.
 _MAX_LINE_BYTES: Final = 100_000
+_MAX_READ_BYTES: Final = 8192
 _MARK: Final = "HOMED_JOB_MARK"
 BEGUN: Final = b"begun"
-_BOOTSTRAP: Final = (
+# `read` is a part of the shell: a short command costs no more processes than before.
+_BY_LINE: Final = """exec /bin/sh -c 'read -r text; case $text in ": homed KEY;"*"; : KEY") eval "$text";; esac'"""
+_BY_LENGTH: Final = (
     "exec /bin/sh -c '"
-    'text=$(dd bs=1 count=LENGTH 2>/dev/null); case $text in "# homed KEY"*"# KEY end") eval "$text";; esac'
+    'text=$(dd ibs=1 obs=8192 count=LENGTH 2>/dev/null); case $text in "# homed KEY"*"# KEY end") eval "$text";; esac'
     "'"
 )
 
@@ -46,10 +49,13 @@ class Order(NamedTuple):
 def order(job: Job, work: Command | Script) -> Order:
     """`/bin/sh -c LINE`, or the script as a file for its interpreter. Standard input is empty for either."""
     key = mark(job)
-    environment = f"export HOMED_JOB_ID={shlex.quote(job.id)} HOMED_JOB_ATTEMPT={job.attempt} {_MARK}={key}\n"
+    environment = f"export HOMED_JOB_ID={shlex.quote(job.id)} HOMED_JOB_ATTEMPT={job.attempt} {_MARK}={key}; "
     if isinstance(work, Command):
         text, shell = normal_lines(work.line).encode(), "/bin/sh"
         if len(text) <= _MAX_LINE_BYTES and b"\0" not in text:
+            quoted = shlex.quote(text.decode())
+            if "\n" not in quoted and len(quoted) <= _MAX_READ_BYTES:
+                return _order(f"{environment}{_begin(key)}; exec /bin/sh -c {quoted} </dev/null", key)
             end = f"# {key} line"
             return _order(environment + _as_line(key, end), key, text + end.encode())
     else:
@@ -60,7 +66,7 @@ def order(job: Job, work: Command | Script) -> Order:
 def plain(line: str) -> Order:
     """A short text for /bin/sh that is part of homed itself."""
     key = secrets.token_hex(16)
-    return _order(f"{_begin(key)}\n{line}", key)
+    return _order(f"{_begin(key)}; {line}", key)
 
 
 def sweep(job: Job) -> Order:
@@ -89,9 +95,12 @@ def swept(output: str) -> Swept | None:
 
 
 def _order(script: str, key: str, rest: bytes = b"") -> Order:
-    text = f"# homed {key}\n{script}\n# {key} end".encode()
-    command = _BOOTSTRAP.replace("LENGTH", str(len(text))).replace("KEY", key)
-    return Order(command, text + rest, key)
+    if "\n" not in script:
+        text, command = f": homed {key}; {script}; : {key}\n".encode(), _BY_LINE
+    else:
+        text = f"# homed {key}\n{script}\n# {key} end".encode()
+        command = _BY_LENGTH.replace("LENGTH", str(len(text)))
+    return Order(command.replace("KEY", key), text + rest, key)
 
 
 def _begin(key: str) -> str:
@@ -100,11 +109,11 @@ def _begin(key: str) -> str:
 
 def _as_line(key: str, end: str) -> str:
     """The line comes with an end of its own: of one that a lost connection cut short, nothing is run."""
-    return f"""\
-line=$(cat)
-case $line in *"{end}") line=${{line%"{end}"}};; *) echo "homed {key} cut" >&2; exit 126;; esac
-{_begin(key)}
-exec /bin/sh -c "$line" </dev/null"""
+    cut = f'echo "homed {key} cut" >&2; exit 126'
+    return (
+        f'line=$(cat); case $line in *"{end}") line=${{line%"{end}"}};; *) {cut};; esac; '
+        f'{_begin(key)}; exec /bin/sh -c "$line" </dev/null'
+    )
 
 
 def _as_file(length: int, shell: str, key: str) -> str:
@@ -112,15 +121,15 @@ def _as_file(length: int, shell: str, key: str) -> str:
     ends the job. Its length is compared: of one that a lost connection cut short, nothing is run.
     """
     name = shlex.quote(shell)
-    return f"""\
-command -v {name} >/dev/null 2>&1 || {{ echo "homed {key} shell" >&2; exit 127; }}
-file=$(mktemp "${{TMPDIR:-/tmp}}/homed-job.XXXXXX") || {{ echo "homed {key} space" >&2; exit 126; }}
-trap 'rm -f "$file"' EXIT
-cat >"$file" && exec 9<"$file" && rm -f "$file" && test "$(wc -c </dev/fd/9)" -eq {length} ||
-{{ echo "homed {key} space" >&2; exit 126; }}
-trap - EXIT
-{_begin(key)}
-exec {name} /dev/fd/9 </dev/null"""
+    space = f'{{ echo "homed {key} space" >&2; exit 126; }}'
+    return (
+        f'command -v {name} >/dev/null 2>&1 || {{ echo "homed {key} shell" >&2; exit 127; }}; '
+        f'file=$(mktemp "${{TMPDIR:-/tmp}}/homed-job.XXXXXX") || {space}; '
+        "trap 'rm -f \"$file\"' EXIT; "
+        'cat >"$file" && exec 9<"$file" && rm -f "$file" && '
+        f'test "$(wc -c </dev/fd/9)" -eq {length} || {space}; '
+        f"trap - EXIT; {_begin(key)}; exec {name} /dev/fd/9 </dev/null"
+    )
 
 
 # `sleep` takes parts of a second on every Linux but the smallest.
