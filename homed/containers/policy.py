@@ -11,7 +11,7 @@ from posixpath import normpath
 from homed.config import Containers
 from homed.containers import device_policy
 from homed.containers.mappings import capability, parse_device, parse_volume
-from homed.containers.protected import Protected, inside, overlapping
+from homed.containers.protected import MountTable, Protected, inside, overlapping
 from homed.containers.spec import ServiceSpec
 from homed.errors import FieldError
 
@@ -58,12 +58,13 @@ def _violations(
 ) -> Iterator[FieldError]:
     if spec.privileged and not allowed.allow_privileged:
         yield FieldError("privileged", "is not allowed here: containers.allow_privileged is off")
+    table = MountTable() if spec.volumes else None
     for i, text in enumerate(spec.volumes):
         volume = parse_volume(text)
         if not volume.is_path:
             continue
         try:
-            refused = _mount_refusal(volume.source, volume.read_only, allowed, protected, resolve)
+            refused = _mount_refusal(volume.source, volume.read_only, allowed, protected, table, resolve)
         except OSError as error:  # such as /proc/1/root
             refused = f"cannot be looked at: {error.strerror}"
         if refused is not None:
@@ -81,7 +82,12 @@ def _violations(
 
 
 def _mount_refusal(
-    source: str, read_only: bool, allowed: Containers, protected: Protected, resolve: Callable[[str], str]
+    source: str,
+    read_only: bool,
+    allowed: Containers,
+    protected: Protected,
+    table: MountTable | None,
+    resolve: Callable[[str], str],
 ) -> str | None:
     written = normpath(f"/{source.lstrip('/')}")
     if _PROCESS.fullmatch(written):
@@ -92,13 +98,13 @@ def _mount_refusal(
     engine = allowed.engine.removeprefix("unix://")
     if engine.startswith("/"):
         socket = resolve(engine)
-        if inside(engine, written) or overlapping(real, (socket,)):
+        if inside(engine, written) or overlapping(real, (socket,), table):
             if not allowed.allow_docker_socket:
                 return "holds Docker's socket: containers.allow_docker_socket is off"
             if real == socket:
                 return None
     readable = read_only and any(inside(real, path) for path in _READABLE)
-    held = protected.conflict(real, code=not readable)
+    held = protected.conflict(real, table, code=not readable)
     if held is not None:
         return f"{real} is homed's own, or holds or lies in it ({held}): it can never be mounted"
     if readable or allowed.allow_host_root:

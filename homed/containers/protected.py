@@ -45,11 +45,11 @@ class Protected(NamedTuple):
     code: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
 
-    def conflict(self, real: str, *, code: bool = True) -> str | None:
+    def conflict(self, real: str, table: "MountTable | None" = None, *, code: bool = True) -> str | None:
         """Return the protected path that a real path is, lies in, or holds; None if there is none."""
         if _JOBS.fullmatch(f"{real}/") or real in _TEMPORARY:
             return real
-        return overlapping(real, (*self.private, *(self.code if code else ())))
+        return overlapping(real, (*self.private, *(self.code if code else ())), table)
 
 
 def of_daemon(config: Config, file: Path, state: Path) -> Protected:
@@ -81,14 +81,27 @@ def _real(paths: Iterable[str]) -> list[str]:
     return [path for path in found if path not in ("/", "//")]
 
 
-def overlapping(real: str, paths: Iterable[str]) -> str | None:
+class MountTable:
+    """This process's mounts at one moment; the places of each path are looked for once."""
+
+    def __init__(self) -> None:
+        self._mounts = read_mounts()
+        self._known: dict[str, list[Place]] = {}
+
+    def places(self, path: str) -> list[Place]:
+        if path not in self._known:
+            self._known[path] = places(path, self._mounts)
+        return self._known[path]
+
+
+def overlapping(real: str, paths: Iterable[str], table: MountTable | None = None) -> str | None:
     """Return the first of `paths` that shares a file with `real`: one lies in the other, by name or by mount."""
-    mounts = read_mounts()
-    given = places(real, mounts)
+    table = table or MountTable()
+    given = table.places(real)
     for path in paths:
         if inside(real, path) or inside(path, real) or _same_file(real, path):
             return path
-        if any(_meet(one, other) for other in places(path, mounts) for one in given):
+        if any(_meet(one, other) for other in table.places(path) for one in given):
             return path
     return None
 

@@ -41,18 +41,14 @@ _NEVER: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-def test_what_could_never_run_is_refused_at_once(api: Api) -> None:
+def test_what_could_never_run_is_refused_at_once(engine: DockerEngine, api: Api, tmp_path: Path) -> None:
     for fields, field in _NEVER:
         answer = api.post("/api/v1/services", {"name": "bad", "image": IMAGE, **fields})
         assert (answer.status, answer.code) == (400, "VALIDATION_ERROR"), fields
         wrong = [error["field"] for error in answer.json["error"]["details"]["errors"]]
         assert wrong and wrong[0].startswith(field), fields
     assert api.get("/api/v1/services/bad").status == 404
-
-
-def test_a_file_that_is_not_there_is_told_of_and_no_folder_is_made(
-    engine: DockerEngine, api: Api, tmp_path: Path
-) -> None:
+    # A file that is not there is told of, and no folder is made in its place.
     volumes = [f"{tmp_path}/app.conf:/etc/app.conf"]
     answer = api.post("/api/v1/services", {"name": "app", "image": IMAGE, "volumes": volumes})
     assert (answer.status, answer.code) == (409, "MOUNT_SOURCE_MISSING")
