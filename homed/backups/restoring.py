@@ -35,9 +35,9 @@ class Settings(Protocol):
     @property
     def file(self) -> Path: ...
 
-    def try_out(self, file: Path | None, overlay: Path) -> None: ...
+    def try_out(self, file: Path | None, overlay: Path, *, with_keys: bool = False) -> None: ...
 
-    def plan_restore(self, file: Path, overlay: Path) -> list[str]: ...
+    def plan_restore(self, file: Path, overlay: Path, *, with_keys: bool = False) -> list[str]: ...
 
     def restore(self, overlay: bytes | None, file: bytes | None = None) -> list[str]: ...
 
@@ -259,9 +259,11 @@ class Restoring:
         owner's file alone may set them. ConfigError.
         """
         file, overlay = own / boardstate.CONFIG, own / boardstate.OVERLAY
+        # Keys are put back first, and count; that one of them is valid is seen then.
+        with_keys = step.keys and bool(saved.buckets.get("keys"))
         if saved.has_config and not step.file_settings:
-            return self._settings.plan_restore(file, overlay)
-        self._settings.try_out(file if saved.has_config else None, overlay)
+            return self._settings.plan_restore(file, overlay, with_keys=with_keys)
+        self._settings.try_out(file if saved.has_config else None, overlay, with_keys=with_keys)
         return []
 
     async def hold(self, step: Step) -> None:

@@ -393,3 +393,25 @@ def test_a_full_disk_at_the_start_does_not_keep_containers_waiting(
             assert homed.api.create("new", image=IMAGE, command=IDLE).status == 201
         finally:
             homed.kill()
+
+
+@pytest.mark.thorough
+def test_keys_that_a_restore_brings_count_for_its_configuration(start: Start, engine: DockerEngine) -> None:
+    source = start()
+    source.make_key("a", "admin")
+    assert source.api.put("/api/v1/config", {"orchestrator": {"api": {"host": "0.0.0.0"}}}).status == 200
+    made = source.api.post("/api/v1/backups", {"name": "lan", "include_data": False})
+    name = made.json["name"]
+    archive = next((source.state / "backups").glob(f"{name}*"))
+    source.stop()
+    target = start()
+    target.state.joinpath("backups").mkdir(exist_ok=True)
+    shutil.copy(archive, target.state / "backups" / archive.name)
+    target.restart()
+    target.await_ready()
+    until("the archive to be seen", lambda: target.api.get(f"/api/v1/backups/{name}").status == 200, deadline=60)
+    refused = target.api.post(f"/api/v1/backups/{name}/restore", {"config": True})
+    assert (refused.status, refused.code) == (400, "KEY_REQUIRED"), refused.body
+    restored = target.api.post(f"/api/v1/backups/{name}/restore", {"config": True, "keys": True})
+    assert restored.status == 200, restored.body
+    assert target.api.get("/api/v1/config").json["orchestrator"]["api"]["host"] == "0.0.0.0"
