@@ -26,7 +26,7 @@ from tests.support.homed import Homed
 from tests.support.stored_jobs import keys
 from tests.support.wait import until
 
-_CLIENTS = 4
+_CLIENTS = 8
 _LARGE = 200_000
 _TABLES: Mapping[str, Mapping[str, Any]] = {
     "log": {"level": "warning"},
@@ -153,7 +153,7 @@ def _kill(root: Path, kills: int) -> None:
     with Load(one.api, ran, kills) as load:
         for _ in range(kills):
             one.start()
-            time.sleep(chance.uniform(0.02, 1.0))
+            time.sleep(chance.uniform(0.02, 2.5 if kills > 10 else 1.0))
             one.kill()
         one.start()
         time.sleep(1)
