@@ -67,6 +67,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     run.add_argument("schedule")
     act("schedules", _schedules, "list the schedules, and when each comes next", shown)
     act("operations", _operations, "list what was done with backups", shown)
+    unlock = act("unlock", _unlock_repository, "remove locks that others left in the repository", shown, waiting)
+    unlock.add_argument("--force", action="store_true", help="also those of a restic that runs on this board")
     cancel = act("cancel", _cancel, "end an operation as soon as nothing is left half done")
     cancel.add_argument("id")
     passphrase = act("passphrase", _passphrase, "set the passphrase that opens the archives made from now on")
@@ -245,6 +247,11 @@ def _operations(options: Options) -> int:
         for one in answer["operations"]
     ]  # fmt: skip
     return print_table(("ID", "KIND", "STATE", "STARTED", "BACKUP", "FAILURE"), rows)
+
+
+def _unlock_repository(options: Options) -> int:
+    control = Control(options.state)
+    return _waited(options, control, control.post("backups", "unlock", body={"force": options.force}, query=_LATER))
 
 
 def _cancel(options: Options) -> int:

@@ -499,3 +499,10 @@ def test_a_weak_passphrase_is_refused(run: Run, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "stdin", io.StringIO("short\n"))
     assert run("passphrase", "--stdin") == 2
     assert keyring.load(tmp_path / "backup-key") is None
+
+
+@pytest.mark.parametrize(("arguments", "force"), [((), False), (("--force",), True)])
+def test_the_repository_is_unlocked(homed: Answers, run: Run, arguments: Sequence[str], force: bool) -> None:
+    homed.on("POST", "backups/unlock?wait=false", BEGUN)
+    assert run("unlock", *arguments) == 0
+    assert homed.bodies("backups/unlock?wait=false") == [{"force": force}]

@@ -19,7 +19,7 @@ from homed.backups.restoring import Restoring
 from homed.backups.retention import Retained
 from homed.backups.schedules import Scheduled, Timers
 from homed.backups.wishes import RestoreWish, Wish
-from homed.backups.worker.messages import Adopt, Copy, Done, Forget, Request, Unlock, Verify
+from homed.backups.worker.messages import Adopt, Copy, Done, Forget, Free, Request, Unlock, Verify
 from homed.backups.workplaces import interrupted, workplace
 from homed.clock import now
 from homed.config.backups import Backups as Config
@@ -290,6 +290,16 @@ class Backups:
             return done.data
 
         return await self._begin(OperationKind.RECEIVE, "repository", work)
+
+    async def unlock(self, *, force: bool) -> Operation:
+        """Remove the locks that others have left in the repository. BackupConflictError (NO_REPOSITORY)."""
+        repository = await asyncio.to_thread(secrets.repository, self._config().repository, self._board.state)
+
+        async def work(running: Running) -> Mapping[str, object]:
+            done = await self._work(running, lambda work: Free(work=str(work), repository=repository, force=force))
+            return done.data
+
+        return await self._begin(OperationKind.UNLOCK, "repository", work)
 
     def _reading(self, name: str, path: Path, work: Path, unlock: Unlock | None) -> Verify:
         return Verify(

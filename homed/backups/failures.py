@@ -26,7 +26,8 @@ from homed.errors import (
 _KINDS: Mapping[str, type[HomedError]] = {
     **dict.fromkeys(
         (
-            "BACKUP_BUSY", "BACKUP_CANCELLED", "BACKUP_EXISTS", "BACKUP_IN_USE", "BACKUP_TARGET_BLOCKED",
+            "BACKUP_BUSY", "BACKUP_CANCELLED", "BACKUP_EXISTS", "BACKUP_IN_USE", "BACKUP_LOCKED",
+            "BACKUP_TARGET_BLOCKED",
             "NO_REPOSITORY", "OPERATION_ENDED",
         ),
         BackupConflictError,

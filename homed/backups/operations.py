@@ -30,6 +30,7 @@ _ENDED = {
     OperationKind.DELETE: "deleted",
     OperationKind.PRUNE: "pruned",
     OperationKind.RECOVER: "recovered",
+    OperationKind.UNLOCK: "unlocked",
 }
 
 

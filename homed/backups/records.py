@@ -88,6 +88,7 @@ class OperationKind(StrEnum):
     DELETE = "delete"
     PRUNE = "prune"
     RECOVER = "recover"
+    UNLOCK = "unlock"
 
 
 class State(StrEnum):

@@ -166,6 +166,14 @@ async def test_the_owners_file_is_not_restored_over_the_api(place: Place, dry_ru
     assert place.backups.asked == []
 
 
+async def test_the_repository_is_unlocked(place: Place) -> None:
+    place.backups.result = {"removed": [{"hostname": "nas"}]}
+    status, body = await place.call("POST", "/unlock", json={"force": True})
+    assert (status, body["status"], body["result"]) == (200, "unlocked", {"removed": [{"hostname": "nas"}]})
+    assert place.backups.asked == [True]
+    assert await place.audited() == [("backup.unlock", 200)]
+
+
 async def test_what_a_restore_would_change_is_told(place: Place) -> None:
     place.backups.result = {"plan": {"stop": ["web"]}}
     status, body = await place.call("POST", f"/{FULL}/restore", json={"dry_run": True})

@@ -126,6 +126,10 @@ class FakeBackups:
         kept, gone = self.backups[FULL], self.backups[SNAPSHOT]
         return Retained((Verdict(kept, "made by hand"),), (Verdict(gone, "no generation keeps it"),))
 
+    async def unlock(self, *, force: bool) -> Operation:
+        self.asked.append(force)
+        return self._begin(OperationKind.UNLOCK, "repository")
+
     async def schedules(self) -> Sequence[Scheduled]:
         return [Scheduled(SCHEDULE, AT, None, None)]
 

@@ -82,6 +82,12 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
+class Unlocking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """With `force`, locks that a running restic of this board holds are removed too."""
+
+    force: bool = False
+
+
 class BackupSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One backup. `size` in bytes, as it lies there; `data_size` is what it holds.
 

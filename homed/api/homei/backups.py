@@ -28,6 +28,7 @@ from homed.api.homei.backup_answers import (
     ScheduleList,
     ScheduleRun,
     ScheduleShown,
+    Unlocking,
     Verdict,
     Waiting,
     details,
@@ -82,6 +83,8 @@ class Backups(Protocol):
 
     async def prune(self, *, dry_run: bool) -> Retained: ...
 
+    async def unlock(self, *, force: bool) -> Operation: ...
+
     async def schedules(self) -> Sequence[Scheduled]: ...
 
     async def run_schedule(self, name: str) -> Operation | None: ...
@@ -129,6 +132,8 @@ def routes(backups: Backups, max_upload: Callable[[], int], stopping: asyncio.Ev
             errors=(502, 507)),
         act("/prune", resource.prune, "Remove what retention does not keep", Pruned, "backup.prune", body=Pruning,
             query=None, statuses=(), errors=(502,)),
+        act("/unlock", resource.unlock, "Remove the repository's locks", Done, "backup.unlock", body=Unlocking,
+            errors=(422, 502), **admin),
         read("/operations", resource.operations, "List what was done with backups", OperationList),
         read("/operations/{operation_id}", resource.operation, "Get an operation", OperationShown, errors=(404,),
              **operation),
@@ -220,6 +225,10 @@ class _Resource:
         found = await self._unless_stopping(self._backups.prune(dry_run=wanted.dry_run))
         kept, removed = ([Verdict(one.backup.name, one.reason) for one in part] for part in found)
         return Pruned(kept, removed, wanted.dry_run)
+
+    async def unlock(self, call: Call) -> object:
+        begun = await self._backups.unlock(force=call.body.force)
+        return await self._done(call, begun, "unlocked", "The repository has no locks any more")
 
     async def upload(self, call: Call) -> BackupDetails:
         name = names.known(call.path["backup_name"])
@@ -325,6 +334,7 @@ _UNDER_WAY: Mapping[OperationKind, str] = {
     OperationKind.RESTORE: "restoring",
     OperationKind.VERIFY: "verifying",
     OperationKind.COPY: "copying",
+    OperationKind.UNLOCK: "unlocking",
 }
 
 

@@ -25,6 +25,7 @@ from homed.backups.worker.messages import (
     Done,
     Failed,
     Forget,
+    Free,
     Recover,
     Request,
     Restore,
@@ -117,6 +118,11 @@ def _done(request: Request, channel: Channel) -> Done:
 
             restic.forget(request.repository, request.snapshots, Path(request.work), channel.context)
             return Done()
+        case Free():
+            from homed.backups.worker import restic
+
+            removed = restic.unlock(request.repository, Path(request.work), channel.context, force=request.force)
+            return Done(data={"removed": [msgspec.to_builtins(lock) for lock in removed]})
         case Adopt():
             return Done(data=_adopted(request, channel))
         case _:

@@ -143,6 +143,14 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     snapshots: tuple[str, ...]
 
 
+class Free(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Remove the locks of the repository: with `force`, also those that processes of this board hold."""
+
+    work: str
+    repository: Repository
+    force: bool = False
+
+
 class Adopt(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Write down, in `folder`, the backups that the repository holds and this board does not know."""
 
@@ -202,6 +210,6 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     cancelled: bool = False
 
 
-Request = Create | Verify | Restore | Recover | Clean | Copy | Forget | Adopt
-FromHomed = Create | Verify | Restore | Recover | Clean | Copy | Forget | Adopt | Kill | Cancel | Reply
+Request = Create | Verify | Restore | Recover | Clean | Copy | Forget | Free | Adopt
+FromHomed = Create | Verify | Restore | Recover | Clean | Copy | Forget | Free | Adopt | Kill | Cancel | Reply
 FromWorker = Ask | Told | Warned | Done | Failed

@@ -1,6 +1,7 @@
 """Incremental backups: what homed has restic do with its repository. Each is one run of restic on the usual path."""
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,7 +15,7 @@ from homed.backups.worker import disk
 from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Repository
 from homed.backups.worker.restic_process import AbsentError, Restic, UnknownError
-from homed.errors import ArchiveError, BackupError
+from homed.errors import ArchiveError, BackupConflictError, BackupError, RemoteError
 
 TAG = "homed"
 RECORD = "homed-backup.json"
@@ -191,6 +192,41 @@ def forget(repository: Repository, ids: Sequence[str], work: Path, watch: Watch)
     """Take these snapshots out, and what only they held. Those that are gone already are no error."""
     if ids:
         Restic(repository, work, watch).run("forget", "--prune", *ids)
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """A lock of the repository, as restic tells it."""
+
+    time: str
+    hostname: str
+    pid: int
+    exclusive: bool = False
+
+
+def unlock(repository: Repository, work: Path, watch: Watch, *, force: bool) -> list[Lock]:
+    """Remove all locks of the repository; returns what was removed.
+
+    BackupConflictError (BACKUP_LOCKED), and nothing is removed, if a process of this host that runs holds one, unless
+    `force` is set. Whether one of another host runs nobody can tell from here.
+    """
+    restic = Restic(repository, work, watch)
+    ids = restic.run("list", "locks", "--no-lock", locks=False).output.decode().split()
+    found = []
+    for id in ids:
+        try:
+            found.append(msgspec.json.decode(restic.run("cat", "lock", id, "--no-lock", locks=False).output, type=Lock))
+        except (RemoteError, msgspec.MsgspecError):
+            continue  # it went away meanwhile
+    living = [one for one in found if one.hostname == socket.gethostname() and Path(f"/proc/{one.pid}").exists()]
+    if living and not force:
+        raise BackupConflictError(
+            f"a restic of this board works on the repository (PID {living[0].pid}): end it first, or use --force",
+            code="BACKUP_LOCKED",
+            details={"pid": living[0].pid, "host": living[0].hostname},
+        )
+    if ids:
+        restic.run("unlock", "--remove-all", locks=False)
+    return found
 
 
 def adopt(repository: Repository, work: Path, watch: Watch) -> list[Backup]:

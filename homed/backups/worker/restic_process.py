@@ -1,7 +1,9 @@
 """restic as a process: secrets in its environment only, its JSON read as it comes, its errors told in its own words."""
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -14,7 +16,7 @@ import msgspec
 
 from homed.backups.worker.context import Watch
 from homed.backups.worker.messages import Repository
-from homed.errors import ArchiveError, BackupError, BackupSpaceError, RemoteError
+from homed.errors import ArchiveError, BackupConflictError, BackupError, BackupSpaceError, RemoteError
 
 _CACHE = "restic-cache"
 _SFTP = "SFTP_COMMAND"
@@ -22,6 +24,7 @@ _MOST_WORDS = 50
 _MOST_NAMES = 100
 _PATIENCE = 120.0
 _LOCK_WAITS = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
+_FOREIGN_LOCK_WAITS = _LOCK_WAITS[:2]
 _NO_REPOSITORY, _LOCKED, _WRONG_KEY = 10, 11, 12  # from restic 0.17 on; before it all were 1
 _UNREAD = 3
 # What restic says, in any version; the first that fits.
@@ -37,6 +40,7 @@ _FULL_WORDS = ("no space left on device", "disk quota exceeded")
 # All of the old versions' errors of this kind begin alike, also where the repository only cannot be reached.
 _CONFIG_WORDS = "unable to open config file"
 _ABSENT_WORDS = ("no such file or directory", "does not exist", "NoSuchKey", "NoSuchBucket")
+_LOCK_OWNER = re.compile(r"already locked (?:exclusively )?by PID ([0-9]+) on (\S+)")
 _UNKNOWN_WORDS = ("no matching ID found", "no such snapshot", "failed to find snapshot")
 
 
@@ -48,8 +52,20 @@ class UnknownError(RemoteError):
     """The repository has no such snapshot."""
 
 
-class LockedError(RemoteError):
-    """Another restic works on the repository."""
+class LockedError(BackupConflictError):
+    """Another restic works on the repository, or died and left its lock. `foreign`: on another host."""
+
+    code = "BACKUP_LOCKED"
+
+    def __init__(self, said: str):
+        owner = _LOCK_OWNER.search(said)
+        who = f"a restic (PID {owner[1]}) on '{owner[2]}'" if owner is not None else "another restic"
+        self.foreign = owner is not None and owner[2] != socket.gethostname()
+        super().__init__(
+            f"the repository is locked by {who}: try again when that has ended; if it has, and its lock stayed, "
+            "`homed backup unlock` removes it",
+            details={"pid": int(owner[1]), "host": owner[2]} if owner is not None else {},
+        )
 
 
 class Said(NamedTuple):
@@ -75,16 +91,20 @@ class Restic:
     def run(self, *arguments: str, line: Line | None = None, locks: bool = True) -> Said:
         """Run it to its end; `line` gets each JSON object that it prints, else all output is returned.
 
-        Where the repository is locked, locks whose owner is gone are removed, and it is tried again for a minute.
+        If the repository is locked, locks of this host whose owner is gone are removed, and it is tried again: for a
+        minute if a restic of this host works on it, for some seconds if the lock is another host's. LockedError,
         RemoteError and its kinds, ArchiveError (BACKUP_KEY_WRONG, BACKUP_DAMAGED), BackupSpaceError; Stopped.
         """
-        for wait in _LOCK_WAITS if locks else ():
+        for tried in range(len(_LOCK_WAITS) + 1):
             try:
                 return self._once(arguments, line)
-            except LockedError:
-                self._once(("unlock",), None)
-                self._pause(wait)
-        return self._once(arguments, line)
+            except LockedError as error:
+                if not locks or tried >= len(_FOREIGN_LOCK_WAITS if error.foreign else _LOCK_WAITS):
+                    raise
+                if not tried:
+                    self._once(("unlock",), None)  # those that are stale
+                self._pause(_LOCK_WAITS[tried])
+        raise AssertionError("the last try returns or raises")
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -219,7 +239,7 @@ def _meaning(code: int, words: _Words, secrets: Sequence[str]) -> BackupError:
     if code == _WRONG_KEY or _any(_KEY_WORDS, said):
         return ArchiveError("the repository's password is another one", code="BACKUP_KEY_WRONG")
     if code == _LOCKED or _any(_LOCKED_WORDS, said):
-        return LockedError(f"the repository is locked: {short}")
+        return LockedError(said)
     if _any(_FULL_WORDS, said):
         return BackupSpaceError(f"the repository's disk is full: {short}")
     if code == _NO_REPOSITORY or any(_CONFIG_WORDS in line and _any(_ABSENT_WORDS, line) for line in words.lines):

@@ -19,7 +19,7 @@ from homed.backups.worker import restic, restic_process
 from homed.backups.worker.context import Context, Stopped
 from homed.backups.worker.messages import Repository
 from homed.backups.worker.restic_process import AbsentError
-from homed.errors import ArchiveError, BackupError, BackupSpaceError, RemoteError
+from homed.errors import ArchiveError, BackupConflictError, BackupError, BackupSpaceError, RemoteError
 from tests.support import filesystems
 from tests.support.restic import put_on_path, rest_server
 from tests.support.sshd import sshd
@@ -407,3 +407,55 @@ def test_a_board_without_restic_says_what_is_missing(board: Board, monkeypatch: 
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(BackupError, match="restic, which is not installed"):
         board.save()
+
+
+@contextlib.contextmanager
+def _another_restic(board: Board, *on: str) -> Iterator[int]:
+    """One that has a lock on the repository and waits for what it is to save; its process id."""
+    process = subprocess.Popen(
+        [*on, "restic", "-q", "backup", "--stdin"],
+        env={**os.environ, "RESTIC_REPOSITORY": board.repository.url, "RESTIC_PASSWORD": PASSWORD},
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until("its lock", lambda: any((Path(board.repository.url) / "locks").iterdir()), deadline=60)
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _on_a_host_named(name: str) -> tuple[str, ...]:
+    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a host name of one process's own cannot be had here")
+    return ("unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh")
+
+
+def test_a_lock_of_another_host_is_named_at_once_and_removed_if_that_is_said(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(restic_process.Restic, "_pause", lambda _, seconds: waits.append(seconds))
+    board.save()
+    with _another_restic(board, *_on_a_host_named("nas")):
+        pass  # it is killed: its lock stays
+    with pytest.raises(BackupConflictError, match=r"'nas'.*homed backup unlock") as caught:
+        board.check()
+    assert (caught.value.code, caught.value.details["host"]) == ("BACKUP_LOCKED", "nas")
+    assert waits == [1.0, 2.0]
+    (removed,) = restic.unlock(board.repository, board.work, board.watch, force=False)
+    assert removed.hostname == "nas"
+    board.check()
+    assert restic.unlock(board.repository, board.work, board.watch, force=False) == []
+
+
+def test_a_lock_of_a_restic_that_runs_here_stays_unless_it_is_forced(board: Board) -> None:
+    board.save()
+    with _another_restic(board) as pid:
+        with pytest.raises(BackupConflictError, match="of this board") as caught:
+            restic.unlock(board.repository, board.work, board.watch, force=False)
+        assert (caught.value.code, caught.value.details["pid"]) == ("BACKUP_LOCKED", pid)
+        assert len(list((Path(board.repository.url) / "locks").iterdir())) == 1
+        (removed,) = restic.unlock(board.repository, board.work, board.watch, force=True)
+        assert removed.pid == pid
+    board.check()
