@@ -58,7 +58,7 @@ def path_of(head: bytes) -> str:
 class Protocol(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_body", "_head", "_head_bytes", "_refusal", "_seen")
+    __slots__ = ("_barren", "_body", "_body_bytes", "_head", "_head_bytes", "_refusal", "_seen")
 
     def __init__(self, manager: web.Server, refusal: Refusal | None, **more: Any):
         super().__init__(manager, **more)
@@ -67,6 +67,8 @@ class Protocol(web.RequestHandler):
         self._head = b""
         self._head_bytes = 0
         self._seen = 0
+        self._body_bytes = 0
+        self._barren = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -84,13 +86,25 @@ class Protocol(web.RequestHandler):
                 self._head += data[: _KEPT_HEAD_BYTES - len(self._head)]
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._body is not None and not self._body.is_eof() and self._is_barren(self._body, len(data)):
+            self.force_close()
+            return
         if self._request_count != self._seen:
             self._seen = self._request_count
             self._head_bytes = 0
             if self._messages:
                 self._body = self._messages[-1][1]
+                self._body_bytes, self._barren = -1, 0
         elif self._head_bytes > _MAX_HEAD_BYTES and not self._upgraded:
             self.refuse_head(HeadTooLargeError(f"the request's headers are longer than {_MAX_HEAD_BYTES} bytes in all"))
+
+    def _is_barren(self, body: StreamReader, received: int) -> bool:
+        """Whether so much came without a byte of the body: trailers or a chunk's extensions that do not end."""
+        if body.total_bytes != self._body_bytes:
+            self._body_bytes, self._barren = body.total_bytes, 0
+        else:
+            self._barren += received
+        return self._barren > _MAX_HEAD_BYTES + _RECEIVE_BYTES
 
     def refuse_head(self, error: HomedError) -> None:
         """Answer and end the connection without waiting for the rest of a head."""

@@ -1,6 +1,7 @@
 """What happens below the routes: errors before routing, bounds on a request's head, bodies that are encoded."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import zlib
@@ -163,3 +164,17 @@ async def test_an_encoded_body_is_never_inflated(
     answer = await raw(server.port, head % encoding.encode() + b"Connection: close\r\n" + framed)
     status, error = parsed(answer)
     assert (status, error["code"], inflated) == (415, "ENCODING_NOT_SUPPORTED", [])
+
+
+@pytest.mark.parametrize("endless", [b"0\r\n" + b"X-Trailer: aaaa\r\n" * 20_000, b"1;" + b"a" * 400_000])
+async def test_trailers_and_extensions_of_chunks_that_do_not_end_end_the_connection(
+    server: Server, endless: bytes
+) -> None:
+    head = (
+        b"POST /things HTTP/1.1\r\n" + _HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with contextlib.suppress(ConnectionError):
+        await raw(server.port, head + endless)  # ends long before a body's deadline: its own is 20 s
+    body = b'2\r\n{"\r\n8;ext=1\r\nname":"a\r\n2\r\n"}\r\n0\r\nX-Trailer: 1\r\n\r\n'
+    closing = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert (await raw(server.port, closing + body)).startswith(b"HTTP/1.1 201 ")

@@ -57,14 +57,14 @@ async def _bombs(world: World) -> list[int]:
     return await _each(
         world,
         [
-            request(b"POST", paths[i % len(paths)], _JSON + b"Content-Encoding: deflate\r\n", bomb(256))
+            request(b"POST", paths[i % len(paths)], _JSON + b"Content-Encoding: deflate\r\n", bomb(64))
             for i in range(30)
         ],
     )
 
 
 async def _chunked_bombs(world: World) -> list[int]:
-    data = bomb(256)
+    data = bomb(64)
     return await _each(
         world,
         [
@@ -196,7 +196,7 @@ async def _extensions(world: World) -> list[int]:
 
 
 async def _tiny_chunks(world: World) -> list[int]:
-    chunks = b"1\r\n[\r\n" * 300_000
+    chunks = b"1\r\n[\r\n" * 300_000 + b"0\r\n\r\n"
     return await _each(world, [chunked(b"POST", b"/api/v1/services", _JSON, chunks) for _ in range(8)])
 
 
@@ -267,10 +267,10 @@ def variants(method: bytes, path: bytes, kind: bytes) -> list[bytes]:
     head = kind + boundary + b"\r\nConnection: close\r\n"
     bodies = [*HOSTILE.values()] if boundary else [*BODIES.values()]
     return [
-        request(method, path, head + b"Content-Encoding: deflate\r\n", bomb(256)),
+        request(method, path, head + b"Content-Encoding: deflate\r\n", bomb(64)),
         request(method, path, kind + b";" * 7000 + b"\r\nConnection: close\r\n", b"{}"),
-        chunked(method, path, head, b"10000\r\n" + b" " * 0x10000 + b"\r\n"),
-        chunked(method, path, head, b"1\r\n \r\n" * 20_000),
+        chunked(method, path, head, (b"10000\r\n" + b" " * 0x10000 + b"\r\n") * 40),
+        chunked(method, path, head, b"1\r\n \r\n" * 20_000 + b"0\r\n\r\n"),
         chunked(method, path, head, b"zz\r\n"),
         *(request(method, path, head, body[:_MIB]) for body in bodies),
     ]
