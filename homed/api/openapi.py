@@ -71,7 +71,8 @@ def sockets(families: Families, version: str) -> dict[str, Any]:
     }
     channels, operations = {}, {}
     for route in found:
-        name = "events" if route.path.endswith("events") else "containerLogs"
+        log = "serviceLogs" if route.path.startswith("/ws/services/") else "containerLogs"
+        name = "events" if route.path.endswith("events") else log
         message = "event" if name == "events" else "line"
         channels[name] = _channel(route, message)
         operations[f"receive_{name}"] = {

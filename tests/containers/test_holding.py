@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from homed.api.homei.services import Acted, _Resource
+from homed.api.homei.services import Acted, PullQuery, _Resource
 from homed.containers.capturing import Capturing
 from homed.containers.engine import Engine
 from homed.containers.streams import Streams
@@ -254,6 +254,6 @@ async def test_a_restart_of_a_frozen_service_is_said_to_come_later(one: Board, e
 
 
 async def ask(one: Board, verb: str) -> tuple[int, Acted]:
-    call = SimpleNamespace(path={"service_name": "web"})
+    call = SimpleNamespace(path={"service_name": "web"}, query=PullQuery())
     answer = await getattr(_Resource(one.services, one.reconciler), verb)(call)
     return cast("tuple[int, Acted]", answer)
