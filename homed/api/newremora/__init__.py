@@ -88,14 +88,16 @@ def envelope(value: object, call: Call) -> msgspec.Raw:
     value, error = value if isinstance(value, Failed) else (value, None)
     assert isinstance(value, msgspec.Struct)
     fields = {name: given for name in value.__struct_fields__ if (given := getattr(value, name)) is not msgspec.UNSET}
-    inner = {name: fields.pop(name) for name in _ENVELOPE & fields.keys()}
-    shared = msgspec.json.encode(fields)[1:-1]
+    encoded = {name: msgspec.json.encode(given) for name, given in fields.items()}
     around: dict[str, Any] = {"success": error is None, "error": error}
     if "timestamp" not in fields:
         around["timestamp"] = now()
-    data = spaced(b"{%s}" % b",".join(part for part in (shared, msgspec.json.encode(inner)[1:-1]) if part))
-    top = b",".join(part for part in (msgspec.json.encode(around)[1:-1], shared) if part)
-    return msgspec.Raw(b'{%s,"data":%s}' % (top, data))
+    top = [msgspec.json.encode(around)[1:-1]]
+    top += [b'"%s":%s' % (name.encode(), text) for name, text in encoded.items() if name not in _ENVELOPE]
+    # A text has no members: it is not looked through, however long it is.
+    inner = ((name, text if text[:1] == b'"' else spaced(text)) for name, text in encoded.items())
+    data = b", ".join(b'"%s" : %s' % (name.encode(), text) for name, text in inner)
+    return msgspec.Raw(b'{%s,"data":{%s}}' % (b",".join(top), data))
 
 
 @cache
