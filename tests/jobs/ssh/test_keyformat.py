@@ -122,6 +122,7 @@ async def test_a_hostile_key_is_refused_before_it_costs_anything(name: str) -> N
     assert time.process_time() - began < 0.1
 
 
+@pytest.mark.thorough
 async def test_the_largest_keys_that_are_taken_cost_little() -> None:
     text = _pem(rsa.generate_private_key(65537, 4096))
     await _loaded()
