@@ -90,7 +90,7 @@ class Front:
         for route in self._routes:
             entry = self._entry(route)
             app.router.add_route(route.method, route.path, entry, expect_handler=paths.expect_nothing)
-            if route.method == "GET" and not route.changes:
+            if route.method == "GET" and not route.acts:
                 app.router.add_route("HEAD", route.path, entry, expect_handler=paths.expect_nothing)
         fallback = Route("*", "/{path:.*}", self._not_found, "", "", "system", scope=None, documented=False)
         last = self._entry(replace(fallback, family=self._families[0]))
@@ -289,7 +289,7 @@ class Front:
         routes = [route for route in self._routes if paths.matches(route.path, request.path)]
         if request.method != "OPTIONS" and not any(route.scope is None for route in routes):
             auth.authorize(call.principal, Scope.READ)  # what there is, and what is not, is not for everybody
-        heads = {"HEAD" for route in routes if route.method == "GET" and not route.changes}
+        heads = {"HEAD" for route in routes if route.method == "GET" and not route.acts}
         allowed = sorted({route.method for route in routes} | heads)
         asked = request.headers.get("Access-Control-Request-Method")
         if request.method == "OPTIONS" and allowed:

@@ -133,9 +133,11 @@ class Streaming:
 
     @contextlib.asynccontextmanager
     async def _socket(self, call: Call) -> AsyncIterator[web.WebSocketResponse]:
+        if call.request.method == "HEAD":
+            raise NotASocket("this is a WebSocket: connect with ws:// or wss://")
         with self._sockets:
             socket = web.WebSocketResponse(heartbeat=_PING, max_msg_size=4096, compress=False)
-            if call.request.method == "HEAD" or not socket.can_prepare(call.request):
+            if not socket.can_prepare(call.request):
                 raise NotASocket("this is a WebSocket: connect with ws:// or wss://")
             await socket.prepare(call.request)
             call.request[STREAMED] = True
