@@ -219,16 +219,13 @@ class Core(RuleBasedStateMachine):
         assert len(self.in_state(State.RUNNING, local=True)) <= SLOTS
 
     @invariant()
-    def what_has_not_ended_is_counted(self) -> None:
-        jobs = [self.job(id) for id in self.ids]
-        assert self.board.ledger.unfinished == sum(not job.ended for job in jobs)
-        assert self.board.ledger.waiting == sum(job.state in (State.QUEUED, State.PENDING) for job in jobs)
-        assert (self.board.ledger.unfinished_bytes > 0) is any(not job.ended for job in jobs)
-
-    @invariant()
-    def what_has_ended_stays_so(self) -> None:
-        for id in self.ids:
-            job = self.job(id)
+    def what_has_ended_stays_so_and_all_else_is_counted(self) -> None:
+        jobs = {id: self.job(id) for id in self.ids}
+        ledger, waiting = self.board.ledger, (State.QUEUED, State.PENDING)
+        assert ledger.unfinished == sum(not job.ended for job in jobs.values())
+        assert ledger.waiting == sum(job.state in waiting for job in jobs.values())
+        assert (ledger.unfinished_bytes > 0) is any(not job.ended for job in jobs.values())
+        for id, job in jobs.items():
             if id in self.ended:
                 assert job.state is self.ended[id]
             elif job.ended:
