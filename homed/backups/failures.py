@@ -34,7 +34,7 @@ _KINDS: Mapping[str, type[HomedError]] = {
     ),
     **dict.fromkeys(
         ("BACKUP_DAMAGED", "BACKUP_UNSAFE", "BACKUP_VERSION", "BACKUP_KEY_WRONG", "BACKUP_KEY_MISSING",
-            "BACKUP_KEY_COSTLY"), ArchiveError
+            "BACKUP_KEY_COSTLY", "BACKUP_FORMAT"), ArchiveError
     ),
     **dict.fromkeys(
         ("BACKUP_NOT_FOUND", "OPERATION_NOT_FOUND", "SCHEDULE_NOT_FOUND", "SERVICE_NOT_FOUND", "TARGET_NOT_FOUND"),

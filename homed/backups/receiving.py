@@ -7,7 +7,7 @@ from pathlib import Path
 
 from homed import atomic
 from homed.backups import catalog, names
-from homed.backups.archive import seal
+from homed.backups.archive import formats, seal
 from homed.backups.catalog import Catalog
 from homed.backups.failures import is_full
 from homed.backups.records import Backup, Type
@@ -40,6 +40,7 @@ class Receiving:
     async def take(self, name: str, chunks: AsyncIterator[bytes]) -> Path:
         """Write what comes to a file of its own, and return it. Nothing is left where this fails or is cancelled."""
         partial = self._catalog.folder / f"{catalog.PARTIAL}{os.urandom(8).hex()}"
+        head: bytes | None = b""
         try:
             with partial.open("xb", buffering=0) as file:
                 os.fchmod(file.fileno(), 0o600)
@@ -48,7 +49,12 @@ class Receiving:
                     size += len(chunk)
                     if size > self._most():
                         raise TooLargeError(f"an archive may have {self._most()} bytes here: see backups.max_upload")
+                    if head is not None and len(head := head + chunk[: formats.HEAD]) >= formats.HEAD:
+                        formats.check(name, head)  # before the rest is waited for
+                        head = None
                     await asyncio.to_thread(self._write, file.fileno(), chunk)
+                if head is not None:
+                    formats.check(name, head)
                 await asyncio.to_thread(os.fsync, file.fileno())
         except OSError as error:
             partial.unlink(missing_ok=True)

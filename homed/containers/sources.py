@@ -4,6 +4,7 @@ Of what is left out the path is told too, where there is one: the service writes
 """
 
 import os
+import posixpath
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,10 +26,15 @@ _KINDS = (
 
 def mounted(mappings: Iterable[VolumeMapping]) -> tuple[list[str], list[str]]:
     """The names of the volumes and the paths that these mount, each once."""
-    named = {mapping.name: mapping.is_path for mapping in mappings}
+    named = {_spelled(mapping.name) if mapping.is_path else mapping.name: mapping.is_path for mapping in mappings}
     return [name for name, is_path in named.items() if not is_path], [
         name for name, is_path in named.items() if is_path
     ]
+
+
+def _spelled(path: str) -> str:
+    """An absolute path as one writes it: `/srv/data` for `/srv//data/`."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def of_volume(name: str, volume: Volume | None, exclude: frozenset[str]) -> Source:
@@ -50,7 +56,8 @@ def why_not(volume: Volume) -> str:
 def of_path(name: str, protected: Protected, engine_socket: str, exclude: frozenset[str]) -> Source:
     """Looks at the board: on a thread, since a disk or a server may hang."""
     real = policy.real_path(name)
-    return Source("path", name, real, _EXCLUDED if name in exclude else _why_no_path(real, protected, engine_socket))
+    excluded = name in {_spelled(one) if one.startswith("/") else one for one in exclude}
+    return Source("path", name, real, _EXCLUDED if excluded else _why_no_path(real, protected, engine_socket))
 
 
 def _why_no_path(real: str, protected: Protected, engine_socket: str) -> str:

@@ -92,3 +92,9 @@ def test_volumes_that_only_the_image_wants_are_told(tmp_path: Path) -> None:
     (found,) = sources.anonymous({"Mounts": mounts}, ["data"])
     assert (found.name, found.path) == ("0f3a", "/v/0f3a")
     assert found.left_out == "it has no name of its own: mount a volume at /var/lib/db"
+
+
+def test_a_path_has_one_spelling_however_it_is_mounted() -> None:
+    """A backup refuses any other, and would fail as a whole."""
+    texts = ("/srv/data/:/a", "/srv//data:/b", "//srv/./data:/c", "vol:/d")
+    assert sources.mounted(map(parse_volume, texts)) == (["vol"], ["/srv/data"])

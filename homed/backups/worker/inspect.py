@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from homed.backups import names
-from homed.backups.archive import seal, unlocking
+from homed.backups.archive import formats, seal, unlocking
 from homed.backups.archive import verify as archive
 from homed.backups.records import Backup, Type
 from homed.backups.worker import create
@@ -26,6 +26,9 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
         return None
     path = Path(request.path)
     size = path.stat().st_size
+    if request.upload:
+        with path.open("rb") as file:
+            formats.check(request.name, file.read(formats.HEAD))
     watch.phase("verifying", total=size)
     if request.unlock is None and request.digest is not None:
         if create.digest(path, watch) != request.digest:
