@@ -121,3 +121,10 @@ class Budget:
 
 # The lease of a request, for whoever reads its body.
 LEASE = web.RequestKey("homed.lease", Lease)
+
+
+async def make_room(request: web.Request, size: int) -> None:
+    """Hold memory for an answer before it is built: many that are built at once are as many in memory. BudgetError."""
+    lease = request.get(LEASE)
+    if lease is not None and size > 0:
+        await lease.reserve(size)

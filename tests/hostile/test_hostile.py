@@ -4,6 +4,7 @@ Asserted are the CPU time of each callback on the event loop, and the memory abo
 printed beside its target.
 """
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from tests.support import hostile_requests
 from tests.support.hostile_requests import ATTACKS, Attack
-from tests.support.hostile_world import MEMORY_LIMIT, Cost, MeasuredHomed, World, memory_cgroup
+from tests.support.hostile_world import MEMORY_LIMIT, Cost, MeasuredHomed, World, memory_cgroup, sources
+from tests.support.job_api import JOBS, ended
 
 _MAX_CALLBACK_SECONDS = 0.25
 _MAX_MEMORY = 64 << 20
@@ -68,6 +70,20 @@ async def test_a_hostile_request_costs_little(world: World, attack: Attack) -> N
 @pytest.mark.parametrize("attack", [one for one in ATTACKS if one.thorough], ids=lambda one: one.name)
 async def test_any_other_hostile_request_costs_little(world: World, attack: Attack) -> None:
     await _attack(world, attack)
+
+
+@pytest.mark.thorough
+async def test_readers_that_do_not_read_a_long_log_hold_little_of_it(world: World, homed: MeasuredHomed) -> None:
+    """A job's 15 MB of output, a third of which JSON shows six times as long, asked for by 60 that read nothing."""
+    script = "head -c 10000000 /dev/zero | tr '\\0' x; head -c 5000000 /dev/zero | tr '\\0' '\\1'"
+    made = await asyncio.to_thread(
+        homed.api.post, f"{JOBS}/script", {"script": script, "server_id": "local", "timeout": 60}
+    )
+    job = await asyncio.to_thread(ended, homed.api, made.json["id"])
+    for path in (f"{JOBS}/{job['id']}/logs", f"{JOBS}/{job['id']}", f"{JOBS}/{job['id']}/stdout"):
+        async with world.measured() as cost:
+            held = await world.hold(hostile_requests.request(b"GET", path.encode()), sources(60, each=15), 2.0)
+        check(f"60 that do not read {path.rpartition('/')[2]}", cost, held)
 
 
 @pytest.mark.thorough

@@ -14,6 +14,7 @@ from aiohttp import web
 from homed import validation
 from homed.access.scopes import Scope
 from homed.api import decode
+from homed.api.budget import make_room
 from homed.api.executor import LIMIT, NOT_ASSIGNED, TAG, missing
 from homed.api.executor.answers import (
     CANCELLED,
@@ -155,6 +156,10 @@ class _Resource:
 
     async def status(self, call: Call) -> ExecutorJob:
         job = await self._jobs.whole(await self._job(call.query.job_id))
+        output = self._jobs.output(job)
+        if output is not None:
+            await output.load()
+            await make_room(call.request, min(output.size, 2 * _ONE) * 5)
         return (await self._shown([job], _ONE))[0]
 
     async def take(self, call: Call) -> object:

@@ -9,8 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from homed.access.scopes import Scope
+from homed.api.budget import make_room
 from homed.api.newremora import NotCancellableError, answer, aside
 from homed.api.newremora.answers import (
+    EXCERPT,
     Hosts,
     JobDetails,
     JobList,
@@ -104,7 +106,12 @@ class _Resource:
 
     async def get(self, call: Call) -> JobDetails:
         job = await self._jobs.get(call.path["job_id"])
-        text = await asyncio.to_thread(printed, self._jobs.output(job))
+        output = self._jobs.output(job)
+        if output is not None:
+            await output.load()
+            # As text of each stream and of both, and in JSON twice, where a byte may take six.
+            await make_room(call.request, min(output.size, 2 * EXCERPT) * 10)
+        text = await asyncio.to_thread(printed, output)
         return details(job, self._hosts, text, self._jobs.refusals(job))
 
     async def cancel(self, call: Call) -> object:
