@@ -286,7 +286,7 @@ ATTACKS = (
     Attack("240 unfinished bodies", _unfinished, _HELD),
     Attack("240 unfinished bodies in chunks", _unfinished_chunks, _HELD, thorough=True),
     Attack("240 heads without an end", _heads, _HELD, thorough=True),
-    Attack("240 connections that read nothing of long answers", _slow_readers, _HELD),
+    Attack("240 connections that read nothing of long answers", _slow_readers, _HELD, thorough=True),
     Attack("sockets", _sockets, _HELD, thorough=True),
     Attack("headers", _headers, _REFUSED | {200, 304, 206, 416, 501, 0}, thorough=True),
     Attack("URLs", _urls, _REFUSED | {200, 0}, thorough=True),
