@@ -267,8 +267,8 @@ async def test_requirements_that_would_be_held_are_small(tmp_path: Path) -> None
         assert [one.field for one in error.value.errors] == ["requirements"]
 
 
-async def test_ten_thousand_that_wait_are_cancelled_in_the_memory_that_one_takes(tmp_path: Path) -> None:
-    """As far as their content goes: what is held of each is a few hundred bytes."""
+async def test_what_waits_holds_no_content_in_memory_and_is_cancelled_at_once(tmp_path: Path) -> None:
+    """Of each waiting job a few hundred bytes are held, however large its work is."""
     async with world(tmp_path, slots=1, queue=20_000) as w:
         made = [await w.submit(f"j{i}", LARGE, requirements=Requirements(required_role="nobody")) for i in range(50)]
         assert sum(len(encode(job)) for job in w.ledger.active()) < 50 * 3000
