@@ -7,6 +7,8 @@ from aiohttp import web
 from homed.config import LoggedRequests
 
 log = logging.getLogger("api.requests")
+# Refused before the limits count the request, or by them: a flood of these would fill the journal. Metrics count them.
+_REFUSED_UNSEEN = frozenset({415, 421, 429})
 
 
 def is_logged(requests: LoggedRequests, change: bool, status: int, slow: bool) -> bool:
@@ -17,7 +19,7 @@ def is_logged(requests: LoggedRequests, change: bool, status: int, slow: bool) -
         case LoggedRequests.ALL:
             return True
         case LoggedRequests.CHANGES:
-            return change or status >= 500 or slow
+            return (change and status not in _REFUSED_UNSEEN) or status >= 500 or slow
         case LoggedRequests.NONE:
             return False
 

@@ -535,6 +535,15 @@ async def test_slow_and_failed_reads_are_logged_by_default_with_a_sentence(
     assert found.sentence.startswith("GET /things/a 200 ")  # type: ignore[attr-defined]
 
 
+async def test_a_flood_of_refused_changes_is_not_logged(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(5):
+        async with server.request("POST", "/things", data=b"x", headers={"Content-Encoding": "deflate"}) as answer:
+            assert answer.status == 415
+    await asyncio.sleep(0.05)
+    assert not [r for r in caplog.records if r.name == "api.requests"]
+
+
 async def test_requests_are_counted_by_route_and_not_by_path(server: Server) -> None:
     for path in ("/things/a", "/things/b", "/nothing/1", "/nothing/2"):
         async with server.request("GET", path):
