@@ -4,6 +4,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
+from homed import errors
 from homed.backups.records import Failure, Operation
 from homed.errors import (
     ArchiveError,
@@ -69,7 +70,7 @@ def failure_of(error: HomedError) -> Failure:
         return Failure(BackupSpaceError.code, error.message, details)
     if isinstance(error, EngineUnavailableError):
         details[_UNAVAILABLE] = True
-    return Failure(error.code, error.message, details)
+    return Failure(error.code, error.message, details, type(error).__name__)
 
 
 def raised(failure: Failure) -> HomedError:
@@ -80,7 +81,18 @@ def raised(failure: Failure) -> HomedError:
     if code == EngineError.code:
         away = details.pop(_UNAVAILABLE, False)
         return (EngineUnavailableError if away else EngineError)(message, details=details)
-    return _KINDS.get(code, BackupError)(message, code=code, details=details)
+    return _class_of(failure)(message, code=code, details=details)
+
+
+def _class_of(failure: Failure) -> type[HomedError]:
+    """Return the class that an error is raised as: by its code, by the class that it had, or BackupError."""
+    known = _KINDS.get(failure.code)
+    if known is not None:
+        return known
+    had = getattr(errors, failure.kind, None)
+    if isinstance(had, type) and issubclass(had, HomedError) and not issubclass(had, ValidationError):
+        return had
+    return BackupError
 
 
 def error_of(operation: Operation) -> HomedError:
@@ -92,9 +104,9 @@ def error_of(operation: Operation) -> HomedError:
 
 
 def _fields(details: Mapping[str, object]) -> list[FieldError]:
-    errors: Any = details.get("errors")
-    if not isinstance(errors, list | tuple):
+    given: Any = details.get("errors")
+    if not isinstance(given, list | tuple):
         return []
     return [
-        FieldError(str(one.get("field", "")), str(one.get("message", ""))) for one in errors if isinstance(one, Mapping)
+        FieldError(str(one.get("field", "")), str(one.get("message", ""))) for one in given if isinstance(one, Mapping)
     ]

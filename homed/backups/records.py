@@ -99,11 +99,12 @@ class State(StrEnum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why an operation failed: a stable code, and words for people."""
+    """Why an operation failed: a stable code, and words for people. `kind` is the error's class, "" if unknown."""
 
     code: str
     message: str
     details: Mapping[str, object] = {}
+    kind: str = ""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

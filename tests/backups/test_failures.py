@@ -12,12 +12,15 @@ from homed.errors import (
     BackupConflictError,
     BackupError,
     BackupSpaceError,
+    ConfigError,
     EngineError,
     EngineUnavailableError,
     FieldError,
+    ForbiddenError,
     HomedError,
     NotFoundError,
     RemoteError,
+    StateUnavailableError,
     StoreError,
     ValidationError,
 )
@@ -34,6 +37,9 @@ ERRORS: list[HomedError] = [
     EngineError("refused"),
     EngineUnavailableError("away"),
     StoreError("the disk is full"),
+    ConfigError("it would listen where others reach it", code="KEY_REQUIRED"),
+    StateUnavailableError("the state cannot be written", code="STATE_READ_ONLY"),
+    ForbiddenError("not allowed", code="SERVICE_NOT_ALLOWED"),
 ]
 
 
