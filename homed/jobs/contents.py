@@ -61,6 +61,10 @@ class _RawRecord(msgspec.Struct, frozen=True):
     result: _RawResult | None = None
 
 
+class _SplitRecord(msgspec.Struct, frozen=True):
+    beside: Beside = Beside()
+
+
 class Split(NamedTuple):
     """The job without what lies beside its record, and that content (None: inside)."""
 
@@ -148,9 +152,12 @@ def read(record: bytes) -> tuple[Job, bool]:
 
     The flag says that large content lies inside the record: an older homed has written it. Raises: ValueError.
     """
+    # Such a record may be large, too: of a long error and a text in letters that JSON escapes.
+    if msgspec.json.decode(record, type=_SplitRecord).beside != Beside():
+        return msgspec.json.decode(record, type=Job), False
     if len(record) < _LARGE_RECORD_BYTES:
         job = msgspec.json.decode(record, type=Job)
-        if job.beside.work or _is_small(record):
+        if _is_small(record):
             return job, False
         brief, work, data = split(job)
     else:

@@ -257,9 +257,10 @@ class Ledger:
         """The changed job without what is to lie beside its record, and the changes of that. RevisionError."""
         before = entry.job
         changes: list[Change] = []
+        has_new_result = job.result is not before.result
         if entry.inside:
             job, changes = await self._put_beside(entry, job)
-        if job.result is not before.result:
+        if has_new_result:
             if before.beside.data:
                 changes += [Change(contents.BUCKET, key, None) for key in contents.data_keys(before)]
                 job = msgspec.structs.replace(job, beside=msgspec.structs.replace(job.beside, data=0))

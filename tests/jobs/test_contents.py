@@ -72,6 +72,22 @@ def test_a_record_of_an_older_homed_is_split_likewise(work: Work, metadata: dict
     assert contents.read(encode(light)) == (light, False)
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        Command("a" * 1000, "\x01" * 16_000),
+        Script("\x01" * 5000),
+        Task("echo", dict.fromkeys(("command", "expression", "url"), "\x01" * 3000)),
+    ],
+)
+def test_a_split_record_that_is_large_itself_keeps_its_content(work: Work) -> None:
+    result = contents.bounded(Result(exit_code=1, code="EXIT", error="\x01" * 5000, data=["x" * 5000]))
+    light = contents.split(job(work, result=result)).job
+    assert len(encode(light)) > 16 << 10
+    assert light.beside.work and light.beside.data
+    assert contents.read(encode(light)) == (light, False)
+
+
 @pytest.mark.parametrize("number", range(7))
 def test_of_a_megabyte_little_is_held(number: int) -> None:
     whole = kinds(100_000)[number](1, AT)

@@ -83,6 +83,25 @@ async def test_the_runner_gets_all_of_it_also_after_a_restart(tmp_path: Path) ->
     assert got == [LARGE]
 
 
+async def test_a_job_that_failed_with_many_words_is_whole_for_its_next_try(tmp_path: Path) -> None:
+    async with board(tmp_path) as b:
+        job = await ended(b, Result(exit_code=1, code="EXIT", error="\x01" * 5000))
+    async with board(tmp_path) as b:
+        assert (await b.jobs.get(job.id)).work == LARGE
+        assert (await b.jobs.retry(job.id)).beside.work
+        assert (await b.jobs.get(job.id)).work == LARGE
+
+
+async def test_a_result_that_an_older_homed_left_outlives_a_change_of_its_job(tmp_path: Path) -> None:
+    async with board(tmp_path) as b:
+        old = await b.jobs.get((await ended(b, Result(exit_code=1))).id)
+        old = msgspec.structs.replace(old, id="old", result=Result(exit_code=1, data=ANSWER))
+        await b.world.store.put(BUCKET, old.id, encode(old), 0)
+        await b.world.ledger.change("old", lambda job, _: msgspec.structs.replace(job, why="it was looked at"))
+        found = await b.jobs.get("old")
+        assert (found.work, data(found), found.why) == (LARGE, ANSWER, "it was looked at")
+
+
 async def test_each_result_replaces_the_one_before_and_all_goes_with_the_job(tmp_path: Path) -> None:
     async with board(tmp_path, keep=JobKeeping(count=0)) as b:
         job = await ended(b, Result(exit_code=1, data=ANSWER))
