@@ -58,7 +58,7 @@ def path_of(head: bytes) -> str:
 class Protocol(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_barren", "_body", "_body_bytes", "_head", "_head_bytes", "_refusal", "_seen")
+    __slots__ = ("_barren", "_body", "_body_bytes", "_head", "_head_bytes", "_refusal", "_seen", "_unreadable")
 
     def __init__(self, manager: web.Server, refusal: Refusal | None, **more: Any):
         super().__init__(manager, **more)
@@ -69,6 +69,7 @@ class Protocol(web.RequestHandler):
         self._seen = 0
         self._body_bytes = 0
         self._barren = 0
+        self._unreadable = False  # the parser gave up: what still comes belongs to the head that it could not read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -79,7 +80,7 @@ class Protocol(web.RequestHandler):
         if self._upgraded or self._payload_parser is not None:
             super().data_received(data)
             return
-        if self._body is None or self._body.is_eof():
+        if not self._unreadable and (self._body is None or self._body.is_eof()):
             if not self._head_bytes:
                 self._head = data[:_KEPT_HEAD_BYTES]
             elif len(self._head) < _KEPT_HEAD_BYTES:
@@ -93,6 +94,7 @@ class Protocol(web.RequestHandler):
             self._seen = self._request_count
             self._head_bytes = 0
             if self._messages:
+                self._unreadable = not isinstance(self._messages[-1][0], RawRequestMessage)
                 self._body = self._messages[-1][1]
                 self._body_bytes, self._barren = -1, 0
         elif self._head_bytes > _MAX_HEAD_BYTES and not self._upgraded:
@@ -182,7 +184,7 @@ class Runner(web.AppRunner):
 
 
 def _with_path(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """Give a request without a path (`OPTIONS *`, CONNECT) one, so that it is routed and answered as others are."""
+    """Give a request without a path (`OPTIONS *`, `GET http://board`, CONNECT) one, so that it is routed as others."""
 
     def make(
         message: RawRequestMessage,
@@ -193,6 +195,8 @@ def _with_path(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.Bas
     ) -> web.BaseRequest:
         if not message.url.raw_path.startswith("/"):
             message = message._replace(url=message.url.with_path("/*"))
+        elif message.url.absolute and not message.url.relative().raw_path:
+            message = message._replace(url=message.url.with_path("/", keep_query=True))
         return factory(message, payload, protocol, writer, task)
 
     return make

@@ -54,6 +54,13 @@ _CASES = {
         431,
         "HEADERS_TOO_LARGE",
     ),
+    # More than is taken from a socket at once: the parser gives up while the rest still comes.
+    "a URL over 16 KiB": (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n" + _HOST + b"\r\n", 414, "URL_TOO_LONG"),
+    "a header over 16 KiB": (
+        b"GET /things HTTP/1.1\r\n" + _HOST + b"X-Long: " + b"a" * 40000 + b"\r\n\r\n",
+        431,
+        "HEADERS_TOO_LARGE",
+    ),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64 + b"\r\n\r\n", 400, "MALFORMED_REQUEST"),
     "no target": (b"GET\r\n\r\n", 400, "MALFORMED_REQUEST"),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "MALFORMED_REQUEST"),
@@ -72,6 +79,12 @@ _CASES = {
         "MALFORMED_REQUEST",
     ),
     "options of everything": (b"OPTIONS * HTTP/1.1\r\nConnection: close\r\n" + _HOST + b"\r\n", 404, "NOT_FOUND"),
+    "a URL without a path": (
+        b"GET http://localhost HTTP/1.1\r\nConnection: close\r\n" + _HOST + b"\r\n",
+        404,
+        "NOT_FOUND",
+    ),
+    "a tunnel": (b"CONNECT localhost:80 HTTP/1.1\r\nConnection: close\r\n" + _HOST + b"\r\n", 404, "NOT_FOUND"),
     "a bad chunk": (
         b"POST /things HTTP/1.1\r\n"
         + _HOST
@@ -137,9 +150,11 @@ async def test_the_shape_is_that_of_the_family_whose_path_it_has() -> None:
         long = b"/api/jobs/status?jobId=" + b"a" * 9000
         assert b'"URL_TOO_LONG"' in await raw(port, b"GET " + long + b" HTTP/1.1\r\n" + _HOST + b"\r\n")
         assert b'"MALFORMED_REQUEST"' in await raw(port, b"GET /api/v1/tasks HTTP/9.9\r\n" + _HOST + b"\r\n")
+        header = b"X-Long: " + b"a" * 40000
+        assert b'"HEADERS_TOO_LARGE"' in await raw(port, b"GET /api/v1/jobs HTTP/1.1\r\n" + header + b"\r\n\r\n")
     finally:
         await runner.cleanup()
-    assert told == ["/api/jobs/status", "/api/v1/tasks"]
+    assert told == ["/api/jobs/status", "/api/v1/tasks", "/api/v1/jobs"]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
