@@ -45,9 +45,10 @@ def _run(options: argparse.Namespace) -> int:
         print(f"homed: {error.message}", file=sys.stderr)
         return 78 if error.code in ("CONFIG_ERROR", "KEY_REQUIRED", "CANNOT_LISTEN") else 1
     except PermissionError as error:
-        print(
-            f"homed: cannot open {error.filename or options.state}: permission denied: run it as root", file=sys.stderr
-        )
+        # Which file of the state directory was tried first does not matter: all of it is for root.
+        inside = not error.filename or Path(str(error.filename)).is_relative_to(options.state)
+        what = f"the state in {options.state}" if inside else error.filename
+        print(f"homed: cannot open {what}: permission denied: run it as root", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -283,6 +284,8 @@ async def _list_keys(options: argparse.Namespace) -> int:
         await keys.load()
     finally:
         await store.close()
+    if not keys.all():
+        print("There are no keys. Make one: homed key create NAME --scope admin", file=sys.stderr)
     for key in keys.all():
         expires = clock.rfc3339(key.expires_at) if key.expires_at else "never"
         print(f"{key.id}  {key.scope:8} {key.name:24} made {clock.rfc3339(key.created_at)}  expires {expires}")

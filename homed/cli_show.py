@@ -195,8 +195,10 @@ def ask(prompt: str) -> str:
 def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HomedError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise HomedError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise HomedError(f"cannot read {path}: it is not text in UTF-8") from error
 
 
 def _part(kind: str, progress: Mapping[str, Any]) -> str:

@@ -74,6 +74,8 @@ async def _list_damaged(options: argparse.Namespace) -> int:
             await store.delete_all(damage.BUCKET, [f"{one.bucket}/{one.key}" for one in found])
     finally:
         await store.close()
+    if not found and not options.forget:
+        print("There are no damaged records.", file=sys.stderr)
     for one in found:
         print(f"{one.bucket}/{one.key}")
     if options.forget:

@@ -27,8 +27,8 @@ class Settings:
     """Holds the configuration; `change` and `reload` check it whole before anything is changed.
 
     `override` comes over the file and what the API stored, and is kept nowhere: the environment, and over it the
-    command line's flags. With `read_only` nothing is put right on the disk. `trouble` says if, and why, something that
-    the API stored is not in force.
+    command line's flags. With `read_only` nothing is put right on the disk, and PermissionError is raised if this user
+    may not read what the API stored. `trouble` says if, and why, something that the API stored is not in force.
     `checks` may refuse a configuration that is valid in itself (a listener without a key): they raise.
     """
 
@@ -216,6 +216,8 @@ class Settings:
         try:
             _, _, over = config.load(self._file, self._overlay_file)
         except ConfigError as error:
+            if self._read_only and isinstance(error.__cause__, PermissionError):
+                raise error.__cause__ from None  # it may be right: who asks may not read it
             return self._salvage(error)
         if os.path.lexists(self.set_aside):
             self.trouble = f"settings that the API had stored were broken: look at {self.set_aside}, and remove it"

@@ -93,7 +93,7 @@ def test_a_file_that_is_not_there_is_said(
     homed: Answers, run: Run, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert run(*arguments) == 1
-    assert capsys.readouterr().err.startswith(f"homed: {arguments[-1]} cannot be read: ")
+    assert capsys.readouterr().err.startswith(f"homed: cannot read {arguments[-1]}: ")
     assert homed.asked == []
 
 

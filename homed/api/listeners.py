@@ -195,7 +195,8 @@ class Listeners:
         self._accept(server, one, tls if port is not None else None)
         shown = f"unix:{host}" if port is None else f"{'https' if tls else 'http'}://{_bracket(host)}:{port}"
         self.open.append(shown)
-        log.info("Listening on %s", shown)
+        what = "" if port is None else " (metrics only)" if port == self._metrics_port else " (see /docs)"
+        log.info("Listening on %s%s", shown, what)
 
     def _accept(
         self, server: protocol.Server, one: socket.socket, tls: ssl.SSLContext | None, *, control: bool = False

@@ -47,7 +47,7 @@ async def examine(settings: Settings, state_directory: Path, root: Path = Path("
     config, now, keys = settings.current, clock.now(), keys_of(seen)
     return [
         *state.settings_findings(settings.trouble),
-        *state.state_findings(seen, _kept(seen)),
+        *state.state_findings(seen, _kept(seen), state_directory),
         *access.exposure_findings(config, keys, now),
         *access.key_findings(keys or (), now),
         *_certificates(config, state_directory),

@@ -91,7 +91,8 @@ def log_findings(daemon_json: str | None) -> list[Finding]:
     if not bounded:
         what = (
             "grow until the disk is full: put "
-            '{"log-driver": "local", "log-opts": {"max-size": "10m", "max-file": "3"}} into /etc/docker/daemon.json'
+            '{"log-driver": "local", "log-opts": {"max-size": "10m", "max-file": "3"}} into /etc/docker/daemon.json, '
+            "then systemctl restart docker; it holds for containers that are made from then on"
         )
         return [Finding(Level.WARNING, about, what)]
     return [Finding(Level.OK, about, f"are bounded ({driver})")]

@@ -1,14 +1,15 @@
 """The state directory: whether it is whole, and what was set aside in it. Pure decisions."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from homed.doctor.findings import Finding, Level
 from homed.store.damage import Kept
 from homed.store.standing import Seen, Standing
 
 
-def state_findings(seen: Seen, kept: Sequence[Kept]) -> list[Finding]:
-    """`kept` are the damaged records."""
+def state_findings(seen: Seen, kept: Sequence[Kept], folder: Path) -> list[Finding]:
+    """`folder` is the state directory; `kept` are the damaged records."""
     found = []
     if seen.standing is Standing.MISSING:
         found.append(Finding(Level.BAD, "state", seen.message))
@@ -19,8 +20,10 @@ def state_findings(seen: Seen, kept: Sequence[Kept]) -> list[Finding]:
         found.append(Finding(Level.WARNING, "state", f"cannot be looked at: {seen.message}"))
     elif seen.message:
         found.append(Finding(Level.WARNING, "state", seen.message))
+    elif not seen.records:  # one that exists has its buckets, though they be empty
+        found.append(Finding(Level.OK, "state", f"there is none in {folder} yet: homed makes it at its first start"))
     else:
-        found.append(Finding(Level.OK, "state", "is whole"))
+        found.append(Finding(Level.OK, "state", f"is whole ({folder})"))
     if kept:
         names = ", ".join(f"{one.bucket}/{one.key}" for one in kept[:5])
         what = f"{len(kept)} were set aside ({names}{' …' if len(kept) > 5 else ''}): homed state damaged"

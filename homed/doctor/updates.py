@@ -41,7 +41,10 @@ class Board(NamedTuple):
 
 
 def findings(board: Board, config: Updates, root: Path = Path("/")) -> list[Finding]:
-    """All of them, the good ones too."""
+    """All of them, the good ones too. A board without RAUC on which nothing asks for updates lacks only that."""
+    if board.properties is None and shutil.which("rauc") is None and not is_prepared(board.units, config):
+        what = "is not installed: this board cannot be updated by homed (rauc/README.md says what it takes)"
+        return [Finding(Level.WARNING, "rauc", what)]
     return [
         *rauc_findings(board),
         *unit_findings(board.units, config, lambda path: read_text(root, path)),
@@ -114,6 +117,12 @@ def unit_findings(units: Sequence[UnitFile] | None, config: Updates, read: Calla
     # The last one that sets it counts: drop-ins come after the unit.
     drop_in = read(f"/etc/systemd/system/{GUARD}.d/override.conf")
     return [*found, guard_finding(f"{read(guard.path)}\n{drop_in}", config)]
+
+
+def is_prepared(units: Sequence[UnitFile] | None, config: Updates) -> bool:
+    """Tell whether the owner means to update this board: the guard is enabled, or `[updates]` says something."""
+    guard = any(unit.name == GUARD and unit.state in STARTS - {"static"} for unit in units or ())
+    return guard or config != Updates()
 
 
 def guard_finding(text: str, config: Updates) -> Finding:

@@ -205,10 +205,14 @@ async def test_what_was_bound_is_let_go_where_a_later_address_fails() -> None:
         assert await ask(f"http://127.0.0.1:{first}/")
 
 
-async def test_the_metrics_port_serves_one_path() -> None:
+async def test_the_metrics_port_serves_one_path(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     port, metrics = free_port(), free_port()
     config = Config(api=Api(port=port), monitoring=Monitoring(metrics_port=metrics))
     async with started(config):
+        # Whoever reads the two lines sees which one to open.
+        assert f"Listening on http://127.0.0.1:{port} (see /docs)\n" in caplog.text
+        assert f"Listening on http://127.0.0.1:{metrics} (metrics only)\n" in caplog.text
         assert (await ask(f"http://127.0.0.1:{metrics}/"))["only"] == "/metrics"
         assert (await ask(f"http://127.0.0.1:{port}/"))["only"] is None
 

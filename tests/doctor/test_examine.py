@@ -3,6 +3,7 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +70,44 @@ async def test_check_config_says_that_anybody_could_reach_the_board(
     assert await asyncio.to_thread(cli.main, call) == 0
     assert "right" in capsys.readouterr().out
     assert await asyncio.to_thread(cli.main, ["check-config", "--config", str(tmp_path / "none.toml")]) == 78
+
+
+async def test_a_state_that_does_not_exist_is_not_called_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "homed.toml"
+    config.touch()
+    await asyncio.to_thread(cli.main, ["doctor", "--config", str(config), "--state", str(tmp_path / "none")])
+    assert f"state: there is none in {tmp_path / 'none'} yet" in capsys.readouterr().out
+    await state_with(tmp_path)
+    await asyncio.to_thread(cli.main, ["doctor", "--config", str(config), "--state", str(tmp_path)])
+    assert f"state: is whole ({tmp_path})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["check-config", "doctor"])
+async def test_a_user_who_may_not_read_the_state_is_not_told_that_it_is_broken(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "homed.toml"
+    config.touch()
+    overlay, read = tmp_path / "config.json", Path.read_text
+    overlay.write_text("{}")
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> str:
+        if path == overlay:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # the tests run as root, whom no mode keeps out
+    call = [command, "--config", str(config), "--state", str(tmp_path)]
+    assert await asyncio.to_thread(cli.main, call) == 1
+    expected = f"homed: cannot open the state in {tmp_path}: permission denied: run it as root\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+async def test_an_empty_list_of_keys_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await state_with(tmp_path)
+    for command, said in ((["key", "list"], "There are no keys."), (["state", "damaged"], "There are no damaged")):
+        assert await asyncio.to_thread(cli.main, [*command, "--state", str(tmp_path)]) == 0
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(said)

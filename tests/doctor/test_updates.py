@@ -44,6 +44,20 @@ def test_a_board_without_rauc_is_bad() -> None:
     assert "the system bus cannot be reached" in finding.text
 
 
+def test_a_board_that_nobody_means_to_update_lacks_rauc_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    without = Board((), None, (), "RAUC cannot be asked")
+    assert levels(doctor.findings(without, Updates(), tmp_path)) == {"rauc": Level.WARNING}
+    # With the guard, a setting or RAUC itself somebody means to, and every lack counts.
+    assert levels(doctor.findings(without._replace(units=(_GUARD,)), Updates(), tmp_path))["rauc"] is Level.BAD
+    found = levels(doctor.findings(without, Updates(reboot="window", window="02:00-04:00"), tmp_path))
+    assert found["rauc"] is found[doctor.GUARD] is Level.BAD
+    (tmp_path / "rauc").touch(mode=0o755)
+    assert levels(doctor.findings(without, Updates(), tmp_path))["rauc"] is Level.BAD
+
+
 def test_a_good_slot_is_well_and_a_bad_other_one_is_no_way_back() -> None:
     found = levels(doctor.rauc_findings(board("A", A="good", B="bad")))
     assert found == {"rauc": Level.OK, "rootfs.0": Level.OK, "rootfs.1": Level.WARNING}
