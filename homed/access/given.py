@@ -1,4 +1,4 @@
-"""The admin key that is given at the start and known in memory only: a flag, a variable, or a credential of systemd."""
+"""The admin key given at start-up (flag, environment variable or systemd credential) and kept only in memory."""
 
 import logging
 import re
@@ -16,9 +16,10 @@ _HEADER = re.compile(r"[\x21-\x7e]+")
 
 
 def take(flag: str | None, environment: MutableMapping[str, str]) -> str:
-    """Return the key that was given, or an empty text; the variable is removed, so that nothing homed starts has it.
+    """Return the key given at start-up, or an empty string; remove the variable so that no child process inherits it.
 
-    The flag comes before the variable, and that before the credential. ConfigError if it cannot be a key.
+    The flag takes precedence over the variable, and the variable over the credential. Raises: ConfigError, for an
+    invalid key.
     """
     variable = environment.pop(VARIABLE, None)
     if flag is not None:
@@ -35,11 +36,11 @@ def take(flag: str | None, environment: MutableMapping[str, str]) -> str:
 
 
 def checked(text: str, source: str) -> str:
-    """Return the key if it can be one. ConfigError says why not, without the key."""
+    """Return the key if it is valid. Raises: ConfigError, with the reason but without the key."""
     if len(text.encode(errors="surrogateescape")) < _MIN_BYTES:
-        raise ConfigError(f"{source}: a key has {_MIN_BYTES} bytes at least, {_SAFE_BYTES} to be safe")
+        raise ConfigError(f"{source}: a key must have at least {_MIN_BYTES} bytes, better {_SAFE_BYTES}")
     if _HEADER.fullmatch(text) is None:
-        raise ConfigError(f"{source}: a key is sent in a header: letters, digits and signs of ASCII, without spaces")
+        raise ConfigError(f"{source}: a key is sent in a header, so it must be printable ASCII without spaces")
     if len(text) < _SAFE_BYTES:
         log.warning("The key of %s has less than %d bytes: it can be guessed", source, _SAFE_BYTES)
     return text

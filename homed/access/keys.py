@@ -25,7 +25,7 @@ KEY_PREFIX = "hk_"
 # The id of the key that was given at the start; those of stored ones are hexadecimal.
 GIVEN_ID = "given"
 _SECONDS_BETWEEN_LOOKS = 1.0
-# All of them are held in memory, and read again each second that somebody asks.
+# All of them are held in memory, and read again at most once a second, on demand.
 _MAX_KEYS = 1000
 
 KeyName = Annotated[
@@ -51,11 +51,11 @@ class Key(msgspec.Struct, frozen=True):
 
 
 def read_key(record: Record) -> Key:
-    """ValueError for what is no key: a backup may have put it there, and it must not keep homed from its other keys."""
+    """Decode a stored key. Raises: ValueError, for an invalid record, which a restored backup may contain."""
     key = msgspec.json.decode(record.value, type=Key)
     times = [key.created_at] if key.expires_at is None else [key.created_at, key.expires_at]
     if key.id != record.key or any(one.tzinfo is None for one in times):
-        raise ValueError("it is not the key of this id, or its times are not whole")
+        raise ValueError("the key has another id than its record, or a time without a zone")
     return key
 
 
@@ -65,9 +65,9 @@ class NewKey(NamedTuple):
 
 
 class Keys:
-    """The keys, held in memory over the store; a key made or revoked by another process is seen within a second.
+    """The API keys, cached in memory; a key created or revoked by another process takes effect within a second.
 
-    `given` is the text of an admin key that is known in memory only (`homed serve --api-key`); empty is none.
+    `given` is the text of an admin key that is kept only in memory (`homed serve --api-key`), or empty.
     """
 
     def __init__(self, store: Store, given: str = ""):
@@ -90,12 +90,13 @@ class Keys:
         return given + sorted(self._by_id.values(), key=lambda key: key.created_at)
 
     def any(self) -> bool:
-        """Tell whether there is a key that is valid now."""
+        """Return whether a key is valid now."""
         return any(self.get(key.id) is not None for key in self.all())
 
     async def create(self, name: str, scope: Scope, expires_at: datetime | None = None) -> NewKey:
-        """Make a key; its text is never to be had again. ValidationError if the name is not one, ConflictError
-        (TOO_MANY_KEYS).
+        """Create a key; its text cannot be retrieved again.
+
+        Raises: ValidationError, for an invalid name; ConflictError (TOO_MANY_KEYS).
         """
         check_name(name)
         if len(self._by_id) >= _MAX_KEYS:
@@ -139,7 +140,7 @@ class Keys:
         return self.get(principal.key_id) is not None
 
     def identify_given(self, text: str) -> Principal | None:
-        """Return the holder of the key that was given at the start, if this is it. Compares in constant time."""
+        """Return the principal of the key given at start-up if `text` is that key. Compares in constant time."""
         key = self._given
         if key is None or not hmac.compare_digest(_digest(text), key.digest):
             return None

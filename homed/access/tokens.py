@@ -36,9 +36,9 @@ class Tokens:
         self._secret = b""
 
     async def load(self) -> None:
-        """Read the signing secret, or make it at the first start.
+        """Read the signing secret, or create it at the first start.
 
-        If it can be neither read nor kept, tokens hold as long as this process does.
+        If it can be neither read nor stored, tokens are valid until this process ends.
         """
         record = await self._store.get(BUCKET, _NAME)
         if record is not None and len(record.value) != _SECRET_BYTES:
@@ -97,7 +97,7 @@ class Tokens:
         return Principal(f"key:{key.name}", scope, key.id, by_token=True)
 
     def is_own(self, text: str) -> bool:
-        """Tell whether a token says that homed issued it, valid or not."""
+        """Return whether a token claims to be issued by homed, valid or not."""
         if text.count(".") != 2:
             return False
         import jwt

@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def _path(text: str) -> Path:
-    """Absolute: jobs run in directories of their own."""
+    """Return the path as an absolute one, because jobs run in their own directories."""
     return Path(text).absolute()
 
 

@@ -130,7 +130,7 @@ class Server:
                 return
 
     async def _fetch(self, url: str, target: Path, most: int, version: "_Version") -> None:
-        """Fetch what the file lacks of this version, or all of another one; AwayError if that is not the whole."""
+        """Fetch the missing part of this version, or all of another one. Raises: AwayError, if it stays incomplete."""
         assert self._session is not None
         own = _origin(url) == _origin(self.url)
         have = _size(target)
@@ -151,10 +151,10 @@ class Server:
                 await self._begin_anew(target, version)
             _judged(Answer(response.status, {"error": response.reason}), (206,))
             if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-                raise RefusedError(502, f"{url} is sent packed, though it was asked for as it is")
+                raise RefusedError(502, f"{url} is sent compressed, although uncompressed data was requested")
             part = _part(response.headers.get("Content-Range"), have, version, response.headers.get("ETag", ""))
             if part is None and (response.status == 206 or "Content-Range" in response.headers):
-                # The status alone says nothing: what comes is neither the rest nor the whole.
+                # The status alone is not enough: the body may be neither the missing part nor the whole file.
                 await self._begin_anew(target, version)
             if part is None or not have:
                 have = await asyncio.to_thread(_truncate, target)
@@ -166,24 +166,24 @@ class Server:
                     raise RefusedError(413, f"it has more than {most} bytes")
                 await asyncio.to_thread(_append, target, chunk)
             if part is not None and have != part:
-                raise AwayError("the server sent another part than it said")
+                raise AwayError("the server sent another part than its headers describe")
 
     async def _begin_anew(self, target: Path, version: "_Version") -> NoReturn:
         await asyncio.to_thread(_truncate, target)
         version.tag, version.size = "", None
-        raise AwayError("the server sends another part than was asked for")
+        raise AwayError("the server sends another part than requested")
 
 
 @dataclass
 class _Version:
-    """What is in a file that is downloaded: the ETag, and how many bytes the whole has, if the server said."""
+    """The version of a file being downloaded: its ETag, and its full size in bytes if the server sent it."""
 
     tag: str = ""
     size: int | None = None
 
 
 def _part(content_range: str | None, have: int, version: _Version, tag: str) -> int | None:
-    """How many bytes the whole has, of which what comes is the rest; None if it is not, or has no such header."""
+    """Return the full size in bytes from Content-Range; None if that is missing or not for the missing part."""
     found = _RANGE.fullmatch((content_range or "").strip())
     if found is None or int(found[1]) != have or int(found[2]) + 1 != int(found[3]):
         return None

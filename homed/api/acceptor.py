@@ -1,4 +1,4 @@
-"""From a listening socket to a protocol that answers: accept, count, look at the first byte, TLS or not."""
+"""Accept connections: count them, detect TLS by the first byte, and hand them to a protocol."""
 
 import asyncio
 import contextlib
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 BACKLOG = 256
 _BATCH = 64
 _CLIENT_HELLO = b"\x16"
-# An answer that is sent after its handler: a short one, or a file of the documentation.
+# Time to send a response after its handler has returned: a short one, or a file of the documentation.
 _SEND_TIMEOUT = 120.0
-# accept() fails like this while the process or the machine is out of something, and will fail so again at once.
+# accept() fails with these while the process or the machine lacks a resource, and would fail again immediately.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_DELAY = 0.2
-_EXHAUSTED_DROPS = 16  # and not one alone: homed's own files need room, too
+_EXHAUSTED_DROPS = 16  # more than one: homed's own files need descriptors, too
 _WARNING_INTERVAL = 60.0
 _DRAINED_BYTES = 65_536
 
@@ -43,12 +43,12 @@ Handler = Callable[[Connection], "HttpProtocol"]
 
 
 def is_loopback_peer(address: str) -> bool:
-    """Tell whether a peer's numeric address is this machine's own."""
+    """Return whether a peer's numeric address is a loopback address."""
     return address.startswith(("127.", "::ffff:127.")) or address == "::1"
 
 
 class HttpProtocol(Protocol):
-    """A client's connection that is counted: the pool is told when a request begins and when its answer is sent."""
+    """A client connection that notifies the pool when a request begins and when its response is sent."""
 
     __slots__ = ("_pool", "_raw", "_started", "connection")
 
@@ -80,7 +80,7 @@ class HttpProtocol(Protocol):
         super().data_received(data)
 
     def begin(self) -> None:
-        """Note that a request is handled: its head has come whole."""
+        """Mark the connection as busy: the head of a request is complete."""
         self._started = True
         self._pool.work(self.connection)
 
@@ -112,7 +112,7 @@ class HttpProtocol(Protocol):
 
 
 class _TlsProtocol(SSLProtocol):
-    """asyncio's TLS with a small buffer: its own holds 256 KB for each connection, as long as that lives."""
+    """asyncio's TLS protocol with a small buffer: the default one keeps 256 KB for the life of each connection."""
 
     max_size = 32 * 1024
 
@@ -121,7 +121,7 @@ class _TlsProtocol(SSLProtocol):
             asyncio.get_running_loop(),
             protocol,
             context,
-            None,  # type: ignore[arg-type]  # nobody waits for the handshake: it serves or it ends
+            None,  # type: ignore[arg-type]  # no waiter: after the handshake the connection serves or is closed
             server_side=True,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
             ssl_shutdown_timeout=HANDSHAKE_TIMEOUT,
@@ -147,10 +147,10 @@ class _TlsProtocol(SSLProtocol):
 
 
 class Acceptor:
-    """Accepts on one listening socket. `control`: it is the command line's. `full` is what those are told that there is
-    no room for.
+    """Accepts connections on one listening socket. `control`: the socket is the command line's. `full` is the error for
+    clients that are rejected when all connections are in use.
 
-    With `tls`, clients from this machine may speak plain HTTP all the same; others are told to use https.
+    With `tls`, clients on this machine may still use plain HTTP; others get an error that tells them to use https.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Acceptor:
         self._loop.add_reader(self._listening, self._accept)
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Stop accepting connections."""
         if self._retry is not None:
             self._retry.cancel()
         if self._listening.fileno() >= 0:
@@ -201,7 +201,7 @@ class Acceptor:
             self._take(one, address)
 
     def _rest(self, error: OSError) -> None:
-        """Make room and accept again in a moment: what waits to be accepted would wake the loop over and over."""
+        """Pause accepting for a moment and drop idle connections: pending ones would wake the loop continuously."""
         dropped = sum(self._pool.drop_idlest() for _ in range(_EXHAUSTED_DROPS))
         now = time.monotonic()
         if now - self._warned >= _WARNING_INTERVAL:
@@ -236,7 +236,7 @@ class Acceptor:
         return (Source.LOCAL if local else Source.REMOTE), client_of(address[0])
 
     def _look(self, one: socket.socket, connection: Connection, source: Source) -> None:
-        """Decide by the first byte, as soon as it is there. Until then a connection costs its socket alone."""
+        """Detect TLS once the first byte has arrived. Until then a connection costs only its socket."""
         try:
             first = one.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -257,7 +257,7 @@ class Acceptor:
         self._pool.release(connection)
 
     def _serve(self, one: socket.socket, connection: Connection, *, tls: bool) -> None:
-        # From here on the socket is its transport's; what is dropped before that is there ends when it is.
+        # From here on the transport owns the socket; a connection dropped before it exists is closed once it does.
         connection.drop = connection.expire = lambda: None
         task = self._loop.create_task(self._connect(one, connection, tls=tls))
         self._tasks.add(task)
@@ -280,10 +280,10 @@ class Acceptor:
 
 
 def _refuse(one: socket.socket, answer: bytes | None) -> None:
-    """Close a connection that there is no room for, with an answer if it can be understood."""
+    """Close a connection over the limit, with an error response if the client can read one."""
     with one, contextlib.suppress(OSError):
         if answer is not None:
             one.send(answer)
             one.shutdown(socket.SHUT_WR)
-            # What lies unread would make the kernel reset the connection, and the answer with it.
+            # Unread data would make the kernel reset the connection, and the response would be lost.
             one.recv(_DRAINED_BYTES)

@@ -9,8 +9,8 @@ from homed.errors import ForbiddenError, UnauthorizedError
 
 
 def credential(request: web.Request, *, socket: bool) -> str | None:
-    """Return what the caller presents: `X-API-Key`, `Authorization: Bearer`, or on a `socket`'s route (browsers cannot
-    set headers there) `?access_token=`; empty if it is nothing that homed knows.
+    """Return the caller's credential: `X-API-Key`, `Authorization: Bearer`, or on the route of a `socket` (browsers
+    cannot set headers there) `?access_token=`; empty if the request has none.
     """
     headers = request.headers
     key = headers.get("X-API-Key")
@@ -26,18 +26,19 @@ def credential(request: web.Request, *, socket: bool) -> str | None:
 
 
 class Authenticator:
-    """Tells who calls."""
+    """Authenticates requests."""
 
     def __init__(self, keys: Keys, tokens: Tokens):
         self._keys = keys
         self._tokens = tokens
 
     async def identify(self, text: str | None, *, trusted: bool) -> Principal:
-        """Return who presents this; `trusted` says that the request came by a listener that needs no key.
+        """Return the principal of a credential; `trusted`: the request came over a listener that needs no key.
 
-        There, what homed has never issued is ignored: clients send what another server wanted of them. A key or token
-        of homed's own that is not valid any more is refused by any listener: its holder is to learn of it.
-        UnauthorizedError.
+        A trusted listener ignores credentials that homed never issued: clients send those of other servers. Every
+        listener refuses an expired or revoked key or token of homed, so that its holder notices.
+
+        Raises: UnauthorizedError.
         """
         if text is None:
             return LOCAL if trusted else ANONYMOUS

@@ -1,4 +1,4 @@
-"""Routes of a component that may be away: they answer 503 until it is back."""
+"""Routes of a component that may be unavailable: they answer 503 until it is available again."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from homed.api.routes import Call, Route
 
 
 def guarded(require: Callable[[], None], routes: Sequence[Route]) -> list[Route]:
-    """Have `require`, which raises while the component is away, called before each handler."""
+    """Call `require`, which raises while the component is unavailable, before each handler."""
     return [replace(route, handler=_guard(require, route)) for route in routes]
 
 

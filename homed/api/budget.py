@@ -1,7 +1,8 @@
-"""The memory for requests: bodies while they are read and worked on, and answers while they are sent.
+"""The memory budget for requests: bodies while they are processed, and responses while they are sent.
 
-Connections, bodies and answers are bounded each, but their product exceeds the machine. So all of them share one
-budget: whoever finds it used up waits a little, then is told to come again. One client may hold half of it.
+Connections, bodies and responses are each limited, but their product exceeds the machine's memory. So all of them
+share one budget: a request that finds it exhausted waits briefly, then fails with a retry hint. One client may hold
+half of it.
 """
 
 import asyncio
@@ -18,13 +19,13 @@ _MAX_STEP_BYTES = 1024 * 1024
 
 
 class BudgetError(BusyError):
-    """Too much is held for others: later there is room."""
+    """The memory budget is exhausted for the moment: try again later."""
 
     code = "MEMORY_BUDGET"
 
 
 class Lease:
-    """The bytes that one request holds. `client` may be told later, before the first are asked for."""
+    """The bytes that one request holds. `client` may be set later, but before the first reservation."""
 
     __slots__ = ("_budget", "client", "size")
 
@@ -34,16 +35,16 @@ class Lease:
         self.size = 0
 
     async def reserve(self, size: int) -> None:
-        """Hold so many bytes more; wait a moment if there is no room. BudgetError."""
+        """Reserve more bytes; wait briefly if none are free. Raises: BudgetError."""
         if not self._budget.take(self, size):
             await self._budget.wait(self, size)
 
     def try_reserve(self, size: int) -> bool:
-        """Hold so many bytes more if there is room now."""
+        """Reserve more bytes if they are free now; return whether they were."""
         return self._budget.take(self, size)
 
     async def reserve_for(self, held: int) -> None:
-        """Hold at least so many bytes in all, for what grows by and by: in steps that grow with it. BudgetError."""
+        """Grow the reservation to at least this total, in steps that grow with it. Raises: BudgetError."""
         if held > self.size:
             await self.reserve(max(held - self.size, min(max(self.size, _SMALL_BYTES), _MAX_STEP_BYTES)))
 
@@ -59,10 +60,10 @@ class Lease:
 
 
 class Budget:
-    """`limit` bytes for all. What is small may exceed it by an eighth: those that hold much do not stop the rest.
+    """A budget of `limit` bytes. Small requests may exceed it by an eighth, so that large ones do not block them.
 
-    A request alone always finds room, and so does a client's only one beside those of others: a limit that a request
-    may have by itself is not taken back here.
+    The only request, and the only one of a client beside other clients' requests, always succeeds: the budget never
+    lowers the limit of a single request.
     """
 
     def __init__(self, limit: int, wait: float = _WAIT_SECONDS):
@@ -90,11 +91,11 @@ class Budget:
             async with asyncio.timeout(self._wait):
                 await future
         except TimeoutError as error:
-            if not future.cancelled():  # granted in this very moment
+            if not future.cancelled():  # it was granted at the same time
                 return
             raise BudgetError(
                 f"the memory for requests is used up ({self.used >> 20} of {self.limit >> 20} MiB): "
-                "try again in a moment, with fewer at once"
+                "try again in a moment, with fewer requests at once"
             ) from error
         finally:
             self._waiting.pop(future, None)
@@ -119,12 +120,12 @@ class Budget:
         return self.used + size <= self.limit and (own + size <= self.limit // 2 or own == lease.size)
 
 
-# The lease of a request, for whoever reads its body.
+# The lease of a request, for the code that reads its body.
 LEASE = web.RequestKey("homed.lease", Lease)
 
 
 async def make_room(request: web.Request, size: int) -> None:
-    """Hold memory for an answer before it is built: many that are built at once are as many in memory. BudgetError."""
+    """Reserve memory for a response before it is built, because many may be built at once. Raises: BudgetError."""
     lease = request.get(LEASE)
     if lease is not None and size > 0:
         await lease.reserve(size)

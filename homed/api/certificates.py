@@ -1,4 +1,4 @@
-"""TLS: the owner's certificate, or a self-signed one that is made at first start and kept true."""
+"""TLS: the owner's certificate, or a self-signed one that is made at the first start and renewed automatically."""
 
 import asyncio
 import contextlib
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 _VALID_FOR = timedelta(days=3650)
 RENEWED_BEFORE = timedelta(days=30)
 CHECK_INTERVAL = 86_400.0
-# A board may start with its clock far behind: a certificate must be neither from its future nor over when it is right.
+# A board may start with its clock far behind: a certificate must be valid both then and once the clock is right.
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _MAX_NAMES = 64
 
 
 class Certificate(NamedTuple):
-    """What a certificate says: names and addresses, and its time; `fingerprint` is its SHA-256 as openssl has it."""
+    """A certificate's names, addresses and validity; `fingerprint` is its SHA-256 in openssl's notation."""
 
     path: Path
     names: Sequence[str]
@@ -42,15 +42,16 @@ class Certificate(NamedTuple):
 
 
 class Names(NamedTuple):
-    """What a certificate of this board should name; without one of the `needed`, clients are turned away by name."""
+    """The names for this board's certificate; if one of the `needed` is missing, verifying clients reject it."""
 
     needed: Sequence[str]
     all: Sequence[str]
 
 
 def context(tls: Tls, state: Path, hosts: Sequence[str] = ()) -> ssl.SSLContext | None:
-    """Make the server's TLS context; None if TLS is off. `hosts` are more names of the board. ConfigError if the files
-    cannot be used.
+    """Create the server's TLS context; None if TLS is off. `hosts` are additional names of the board.
+
+    Raises: ConfigError, if the files cannot be used.
     """
     if not tls.enabled:
         return None
@@ -61,17 +62,17 @@ def context(tls: Tls, state: Path, hosts: Sequence[str] = ()) -> ssl.SSLContext 
 
 
 async def renew(into: ssl.SSLContext, current: Callable[[], Api], state: Path) -> None:
-    """Load the certificate anew each day: one of homed's own is renewed in time, one that others renewed is served."""
+    """Reload the certificate daily: renew homed's own in time, and serve one that others have renewed."""
     while True:
         await asyncio.sleep(CHECK_INTERVAL)
         try:
             load(into, current().tls, state, current().hosts)
         except ConfigError as error:
-            log.error("The certificate was not renewed: %s", error.message)  # noqa: TRY400  its message says all
+            log.error("Cannot renew the certificate: %s", error.message)  # noqa: TRY400  its message says all
 
 
 def load(into: ssl.SSLContext, tls: Tls, state: Path, hosts: Sequence[str] = ()) -> None:
-    """Load the certificate into a context; done again at a reload and each day, it serves a renewed one at once."""
+    """Load the certificate into a context; repeated at each reload and each day, to serve a renewed one."""
     certificate, key = files(tls, state)
     if certificate.parent == state / "tls":
         _keep(certificate, key, board_names(socket.gethostname(), hosts, addresses.read()))
@@ -94,7 +95,7 @@ def files(tls: Tls, state: Path) -> tuple[Path, Path]:
 
 
 def describe(path: Path) -> Certificate:
-    """Read what the first certificate of a PEM file says. ConfigError if it is none, OSError if it cannot be read."""
+    """Parse the first certificate of a PEM file. Raises: ConfigError, if it is invalid; OSError."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -115,7 +116,7 @@ def describe(path: Path) -> Certificate:
 
 
 def board_names(hostname: str, hosts: Sequence[str], found: addresses.Addresses) -> Names:
-    """List what a certificate of this board should name (pure)."""
+    """List the names for a certificate of this board (pure)."""
     short = hostname.partition(".")[0]
     names = [hostname, f"{short}.local", "localhost", *hosts, "127.0.0.1", "::1"]
     needed = [name for name in dict.fromkeys([*names, *found.lasting]) if _is_nameable(name)][:_MAX_NAMES]
@@ -123,7 +124,7 @@ def board_names(hostname: str, hosts: Sequence[str], found: addresses.Addresses)
 
 
 def why_renew(certificate: Certificate, names: Names, now: datetime) -> str:
-    """Say why a self-signed certificate must be renewed; empty if it need not be, or is not ours to renew (pure)."""
+    """Return why a self-signed certificate must be renewed; empty if it need not be, or is not homed's (pure)."""
     if not certificate.self_signed:
         return ""
     if certificate.not_after - now < RENEWED_BEFORE:
@@ -133,9 +134,9 @@ def why_renew(certificate: Certificate, names: Names, now: datetime) -> str:
 
 
 def make_self_signed(certificate: Path, key: Path, hostname: str, names: Sequence[str] = ()) -> None:
-    """Make a P-256 certificate for the board's name, loopback and `names`. A key that is there is used on.
+    """Create a P-256 certificate for the board's name, loopback and `names`. An existing key is kept.
 
-    So whoever has pinned the key goes on; whoever trusts the certificate itself must fetch the new one.
+    So clients that pin the key keep working; clients that trust the certificate itself need the new one.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -180,7 +181,7 @@ def make_self_signed(certificate: Path, key: Path, hostname: str, names: Sequenc
 
 
 def _private_key(path: Path) -> "ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None":
-    """Read a key; None if there is none, or none that can be used."""
+    """Read a private key; None if it is missing or unusable."""
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -192,7 +193,7 @@ def _private_key(path: Path) -> "ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey 
 
 
 def _keep(certificate: Path, key: Path, names: Names) -> None:
-    """Make the self-signed certificate if there is none that can be used, and renew it if it must be."""
+    """Create the self-signed certificate if no usable one exists, or renew it if needed."""
     hostname = names.needed[0]
     try:
         told = _usable(certificate, key)
@@ -205,19 +206,19 @@ def _keep(certificate: Path, key: Path, names: Names) -> None:
         elif reason:
             make_self_signed(certificate, key, hostname, [*names.all, *told.names])
             log.warning(
-                "Renewed the self-signed certificate %s with its key, since %s: who trusts the certificate itself "
-                "(not its key) needs the new one",
+                "Renewed the self-signed certificate %s with its key, since %s: clients that trust the "
+                "certificate itself (not its key) need the new one",
                 certificate,
                 reason,
             )
     except OSError as error:
         if not (certificate.exists() and key.exists()):
-            raise ConfigError(f"api.tls: {certificate} cannot be made: {error.strerror or error}") from error
-        log.error("The self-signed certificate cannot be renewed: %s", error)  # noqa: TRY400
+            raise ConfigError(f"api.tls: cannot create {certificate}: {error.strerror or error}") from error
+        log.error("Cannot renew the self-signed certificate: %s", error)  # noqa: TRY400
 
 
 def _usable(certificate: Path, key: Path) -> Certificate | None:
-    """Describe a certificate that goes with its key; None if one is missing or damaged."""
+    """Describe a certificate that matches its key; None if either is missing or damaged."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
         return describe(certificate)
@@ -226,7 +227,7 @@ def _usable(certificate: Path, key: Path) -> Certificate | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Make room for a new file, keeping what is there and cannot be used; a key that can be is left."""
+    """Move unusable files out of the way of new ones, keeping them; leave a usable key in place."""
     if path.exists() and (path.is_dir() or _private_key(path) is None):
         beside = path.with_name(f"{path.name}.bad")
         with contextlib.suppress(OSError):
@@ -254,5 +255,5 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_nameable(name: str) -> bool:
-    """Tell whether a certificate can name this: a host name may have signs that DNS has not."""
+    """Return whether a certificate can contain this name: a host name may have characters that DNS forbids."""
     return name.isascii() and 0 < len(name) < 254 and "/" not in name and " " not in name

@@ -1,4 +1,4 @@
-"""The least that is served: the board itself, when nobody else may be let in."""
+"""Loopback-only serving, for a board that must not admit remote clients."""
 
 import socket
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ import msgspec
 from homed.api.listeners import is_loopback
 from homed.config import Config, Tls, parse_address
 
-# What says where, and how, homed listens.
+# The settings that determine where and how homed listens.
 SETTINGS: Final = (
     "api.host", "api.port", "api.listen", "api.tls", "monitoring.metrics_host", "monitoring.metrics_port",
 )  # fmt: skip
 
 
 def config(wanted: Config) -> Config:
-    """The same configuration with its addresses on the loopback, and its Unix sockets, alone."""
+    """Return the configuration reduced to loopback addresses and Unix sockets."""
     api = wanted.api
     own = tuple(one for one in api.listen if _is_own(parse_address(one)))
     host = api.host if is_loopback(api.host) else "127.0.0.1"
@@ -28,7 +28,7 @@ def config(wanted: Config) -> Config:
 
 
 def sockets(passed: Sequence[socket.socket]) -> list[socket.socket]:
-    """Those of systemd's that only the board itself reaches."""
+    """Return the sockets passed by systemd that only the board itself can reach."""
     return [one for one in passed if one.family == socket.AF_UNIX or is_loopback(str(one.getsockname()[0]))]
 
 

@@ -1,7 +1,8 @@
-"""Connections, counted from accept: limits in all and per client, deadlines, and which one is dropped when it is full.
+"""Connection limits, total and per client, with deadlines and the choice of the connection to drop.
 
-Nothing here knows sockets. Groups of connections are nested (a client's, all from the network, all): the narrowest
-that is full gives up its idlest connection for a newcomer, and thereby makes room in the wider ones, too.
+Connections count from accept. Nothing here handles sockets. Groups of connections are nested (a client's, all from the
+network, all): the narrowest full group drops its longest idle connection for a new one, which also makes room in the
+wider groups.
 """
 
 import math
@@ -9,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from enum import Enum
 
-# Seconds. A client that is slower than these has lost its connection or holds it for nothing.
+# Seconds. A client slower than these has lost its connection, or holds it without using it.
 FIRST_BYTE_TIMEOUT = 10.0
 HANDSHAKE_TIMEOUT = 5
 HEAD_TIMEOUT = 10.0
 KEEPALIVE_TIMEOUT = 75.0
 CLOSE_TIMEOUT = 2.0
-# Connections beside `api.connections`: of the command line, and those that only `/health` is answered on.
+# Connections in addition to `api.connections`: for the command line, and those that serve only `/health`.
 CONTROL_CONNECTIONS = 32
 SPARE_CONNECTIONS = 8
 _MAX_RESERVE = 8
@@ -23,7 +24,7 @@ _MIN_SWEEP_INTERVAL = 0.25
 
 
 class Source(Enum):
-    """The side that a connection comes from."""
+    """The origin of a connection."""
 
     CONTROL = "control"
     LOCAL = "local"
@@ -31,7 +32,7 @@ class Source(Enum):
 
 
 class Group:
-    """Connections that share a limit. `waiting` are those without a request, the one that waits longest first."""
+    """Connections that share a limit. `waiting` are those without a request, longest idle first."""
 
     __slots__ = ("count", "limit", "waiting")
 
@@ -42,11 +43,11 @@ class Group:
 
 
 class Connection:
-    """One accepted connection. `drop` ends it at once, `expire` begins to end it when its deadline has passed.
+    """One accepted connection. `drop` closes it immediately, `expire` starts closing it after its deadline.
 
-    `ended`: it was told to end, and counts until it has. `served`: it has a protocol that answers. `spare`: it came
-    when all others were taken, and is for `/health` alone. `plain`: it speaks HTTP on a TLS port from another machine,
-    and is told so.
+    `ended`: it is closing, and counts until it is closed. `served`: a protocol handles it. `spare`: it was accepted
+    when all others were in use, and serves only `/health`. `plain`: another machine uses plain HTTP on a TLS port, and
+    gets an error that says so.
     """
 
     __slots__ = ("client", "deadline", "drop", "ended", "expire", "groups", "plain", "served", "spare")
@@ -68,7 +69,8 @@ def _nothing() -> None:
 
 
 class Pool:
-    """All connections of a homed. `dropped` is told why one was refused or ended: `full`, `client` or `deadline`.
+    """All connections of this homed. `dropped` is called with the reason for each refused or dropped one: `full`,
+    `client` or `deadline`.
 
     `wake` is called with the earliest deadline whenever `sweep` must be called sooner than it last said.
     """
@@ -101,7 +103,7 @@ class Pool:
         return group.count if group is not None else 0
 
     def admit(self, source: Source, client: str) -> Connection | None:
-        """Count a new connection, dropping the idlest in its favour when it is full; None if it must be refused."""
+        """Count a new connection, dropping the longest idle one if the limit is reached; None if it must be refused."""
         if source is Source.CONTROL:
             return self._enter(client, (self._control,))
         if source is Source.LOCAL:
@@ -131,7 +133,7 @@ class Pool:
         return connection
 
     def drop_idlest(self) -> bool:
-        """End the connection that has waited longest for its request; False if there is none."""
+        """Drop the connection that has waited longest for a request; return False if none is waiting."""
         return self._drop_idlest((*self._spare.values(), self._all), "full")
 
     def _drop_idlest(self, groups: Iterable[Group], reason: str) -> bool:
@@ -143,7 +145,7 @@ class Pool:
         return False
 
     def wait(self, connection: Connection, deadline: float) -> None:
-        """Let a connection wait for its next request, or for more of it, until `deadline` (monotonic seconds)."""
+        """Mark a connection as waiting for a request, or the rest of one, until `deadline` (monotonic seconds)."""
         if connection.ended or connection not in self._connections:
             return
         for group in connection.groups:
@@ -154,13 +156,13 @@ class Pool:
             self._wake(deadline)
 
     def work(self, connection: Connection) -> None:
-        """Take a connection out of those that may be dropped: a whole request has come."""
+        """Mark a connection as busy, so that it is not dropped: a whole request has arrived."""
         for group in connection.groups:
             group.waiting.pop(connection, None)
         connection.deadline = math.inf
 
     def release(self, connection: Connection) -> None:
-        """Forget a connection that has ended; a second time does nothing."""
+        """Remove a closed connection; idempotent."""
         if connection not in self._connections:
             return
         self._connections.remove(connection)
@@ -173,7 +175,7 @@ class Pool:
             del self._clients[connection.client]
 
     def sweep(self, now: float) -> None:
-        """End what has passed its deadline, and have `wake` called for the next one."""
+        """Expire connections that have passed their deadline, and schedule `wake` for the next one."""
         for connection in [one for one in self._connections if one.deadline <= now]:
             if connection.ended:
                 self._end(connection)
@@ -187,7 +189,7 @@ class Pool:
             self._wake(self._next_sweep)
 
     def close(self) -> None:
-        """End what has not come as far as to be served."""
+        """Close the connections that no protocol handles yet."""
         for connection in [one for one in self._connections if not one.served]:
             self._end(connection)
 

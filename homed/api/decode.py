@@ -16,25 +16,25 @@ from homed.api.budget import LEASE
 from homed.errors import FieldError, MediaTypeError, TooLargeError, ValidationError
 
 _BODY_DEADLINE = 30.0
-# A body that comes in small pieces is put together now and then: a piece takes 40 bytes beside its own.
+# A body that arrives in small pieces is joined now and then: each piece has an overhead of 40 bytes.
 _MANY_PIECES = 64
 _MIN_PIECE_BYTES = 1024
-# What a decoded value takes beside its text: an empty list 72 bytes, a key and its place in a dict 100.
+# Memory of a decoded value in addition to its text: an empty list 72 bytes, a key and its slot in a dict 100.
 _VALUE_BYTES = 64
 _FEW_VALUES = 256
 
 
 async def ask_for_body(request: web.Request) -> None:
-    """Ask for the body if the client waits for that; aiohttp's own fails on what it does not know."""
+    """Send 100 Continue if the client waits for it; aiohttp's own handler fails on unknown expectations."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """Return the body, at most `limit` bytes of it within half a minute.
+    """Read the body, at most `limit` bytes within half a minute.
 
-    Memory for it is reserved before it is read. BudgetError, TooLargeError, ValidationError.
+    Memory for it is reserved before it is read. Raises: BudgetError, TooLargeError, ValidationError.
     """
     length = request.content_length
     if length is not None and length > limit:
@@ -43,7 +43,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     if lease is not None and length:
         await lease.reserve(length)
     await ask_for_body(request)
-    # Kept as it came: many bodies that are enlarged beside each other would leave holes in the heap.
+    # Pieces are kept as received: many bodies growing at the same time would fragment the heap.
     pieces: list[bytes] = []
     size, chunk = 0, b""
     try:
@@ -63,14 +63,14 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     except (web.RequestPayloadError, ValueError) as error:
         raise ValidationError([FieldError("", f"the body cannot be read: {error}")]) from error
     finally:
-        # The request keeps the error of a connection that was lost, whose traceback leads here and back to the request:
-        # a circle, which a collection finds by and by. What is large does not wait for that.
+        # The request keeps the error of a lost connection, whose traceback refers back to the request: a reference
+        # cycle, which the garbage collector frees eventually. Large data is released here at once.
         pieces.clear()
         chunk = b""
 
 
 def check_encoding(request: web.Request) -> None:
-    """Refuse an encoded body on any route, before anything of it is read. MediaTypeError."""
+    """Refuse an encoded body on any route before reading it. Raises: MediaTypeError."""
     coding = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
     if request.headers.get("Content-Encoding", "").strip() or coding != "chunked":
         raise MediaTypeError(
@@ -87,9 +87,9 @@ async def read_json(
     optional: bool,
     prune: Callable[[object], object] | None = None,
 ) -> object:
-    """Return the body as a `kind`; its defaults if it is `optional` and empty. `prune` sees its JSON first.
+    """Decode the body as a `kind`; its defaults if it is `optional` and empty. `prune` gets its JSON first.
 
-    What `read_body` raises, MediaTypeError.
+    Raises: MediaTypeError, and the errors of `read_body`.
     """
     if request.content_length or not optional:
         check_json(request)
@@ -104,9 +104,9 @@ async def read_json(
 
 
 def media_type(request: web.Request) -> str:
-    """Return the type that a body is said to have, without its parameters; empty if it has none.
+    """Return the media type of the body without its parameters; empty if the header is missing.
 
-    Not `request.content_type`: that is parsed by `email`, half a second for 8 KB of semicolons.
+    Not `request.content_type`: `email` parses that, and takes half a second for 8 KB of semicolons.
     """
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 

@@ -15,17 +15,17 @@ class File(NamedTuple):
 
 
 async def read_file(request: web.Request, field: str, limit: int) -> File:
-    """Return the file of one field. MediaTypeError, TooLargeError, ValidationError."""
+    """Return the uploaded file of one field. Raises: MediaTypeError, TooLargeError, ValidationError."""
     if media_type(request) != MEDIA:
         raise MediaTypeError(f"the body must be {MEDIA}")
     return found(request.headers["Content-Type"], await read_body(request, limit), field)
 
 
 def found(content_type: str, body: bytes, field: str) -> File:
-    """Find the file in a form's bytes (pure). ValidationError."""
+    """Find the file in a form's bytes (pure). Raises: ValidationError."""
     parser = FormParser(content_type)
     file: File | None = None
-    data: bytearray | None = None  # of the part that is looked for, while it comes
+    data: bytearray | None = None  # data of the wanted part so far
     name = field
     for event in parser.feed(body):
         if isinstance(event, Part):

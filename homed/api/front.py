@@ -45,8 +45,8 @@ _PRINCIPAL = web.RequestKey("homed.principal", Principal)
 
 
 class Front:
-    """Serves the routes of the families. `locate` tells a request's origin; `check` raises for a method and an act (a
-    route's `change`) that cannot be done now.
+    """Serves the routes of the families. `locate` returns a request's origin; `check` raises if a method and an action
+    (a route's `change`) are not possible now.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Front:
         self._check_state = check
         self._names: frozenset[str] = frozenset()
         self._changes: set[asyncio.Task[tuple[web.StreamResponse, str]]] = set()
-        # The command line has one of its own: it works when the network has used up the other.
+        # The command line has its own budget, so that it works even if network clients have exhausted theirs.
         self._budget, self._control_budget = Budget(config().api.memory_budget), Budget(_CONTROL_BUDGET)
         self.configure(config())
 
@@ -119,7 +119,7 @@ class Front:
                 if sending.is_long(request, response) and not await sending.send(
                     request, response, request[LEASE], must=route.change is not None
                 ):
-                    error = BudgetError("there is no memory for this answer now: try again, with fewer at once")
+                    error = BudgetError("no memory is free for this response: try again, with fewer requests at once")
                     response, code = self._render(route, request, error, request_id), error.code
                     status = response.status
             finally:
@@ -288,7 +288,7 @@ class Front:
         request = call.request
         routes = [route for route in self._routes if paths.matches(route.path, request.path)]
         if request.method != "OPTIONS" and not any(route.scope is None for route in routes):
-            auth.authorize(call.principal, Scope.READ)  # what there is, and what is not, is not for everybody
+            auth.authorize(call.principal, Scope.READ)  # not everybody may learn which routes exist
         heads = {"HEAD" for route in routes if route.method == "GET" and not route.acts}
         allowed = sorted({route.method for route in routes} | heads)
         asked = request.headers.get("Access-Control-Request-Method")
@@ -324,7 +324,7 @@ class Front:
         return web.Response(body=body, status=error.status, content_type="application/json")
 
     def refusal(self, path: str, error: HomedError) -> web.Response:
-        """Render an error of a request that never reached a route."""
+        """Render the error of a request that reached no route."""
         request_id = f"{random.getrandbits(64):016x}"
         body = msgspec.json.encode(self._family_of(path).error(error, request_id))
         headers = {

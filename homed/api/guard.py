@@ -50,7 +50,7 @@ def origin_allowed(origin: str, host: str, scheme: str, allowed: Collection[str]
 
 
 def is_of_another_site(headers: Mapping[str, str]) -> bool:
-    """Tell whether a browser says that a page of another site sent this: images and links have no Origin."""
+    """Return whether a browser marks the request as cross-site: images and links have no Origin header."""
     return headers.get("Sec-Fetch-Site", "none").lower() not in ("none", "same-origin")
 
 

@@ -69,11 +69,11 @@ Ends = Callable[[Any, Any], bool]
 
 
 class Listeners:
-    """Serves an application's runner on sockets; knows for each request by which of them it came.
+    """Serves an application's runner on sockets, and records by which socket each request arrived.
 
-    `connections` are counted from accept, `per_client` those of one client from the network; `dropped` is told why one
-    was refused or ended. `is_stranger` is asked of each connection over the loopback (the client's address, and ours):
-    whether it is to be trusted no more than one from elsewhere.
+    `connections` is the limit counted from accept, `per_client` the limit of one network client; `dropped` is called
+    with the reason for each refused or dropped connection. `is_stranger` returns for each loopback connection (its
+    client's and server's address) whether it is trusted no more than a remote one.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Listeners:
             self._serve_control(server, control)
 
     def _bind_metrics(self, host: str, port: int) -> list[socket.socket]:
-        """Metrics alone are no reason not to start: whoever has the port may be another homed, or Prometheus."""
+        """Bind the metrics port. A failure does not prevent the start: Prometheus or another homed may use the port."""
         try:
             return _bind(host, port)
         except ConfigError as error:
@@ -209,7 +209,7 @@ class Listeners:
         self._acceptors.append(acceptor)
 
     def _wake(self, deadline: float) -> None:
-        """Look at the deadlines again at this time (monotonic seconds)."""
+        """Schedule the next check of the deadlines at this time (monotonic seconds)."""
         if self._timer is not None:
             self._timer.cancel()
         delay = max(0.0, deadline - time.monotonic())
@@ -220,7 +220,7 @@ class Listeners:
         self.pool.sweep(time.monotonic())
 
     def close(self) -> None:
-        """Accept nothing more; what is served is the runner's to end."""
+        """Stop accepting connections; the runner closes those being served."""
         for acceptor in self._acceptors:
             acceptor.close()
         self.pool.close()
@@ -231,13 +231,13 @@ class Listeners:
 
 def _full() -> BusyError:
     return BusyError(
-        "too many connections of this client, or in all, are at work (api.connections_per_client, api.connections)",
+        "too many connections, of this client or in total, are busy (api.connections_per_client, api.connections)",
         code="TOO_MANY_CONNECTIONS",
     )
 
 
 def _tell_beginnings(server: web.Server) -> None:
-    """Have each connection told when a request of its own begins to be handled: its head is whole by then."""
+    """Notify each connection when a request of its own begins to be handled: its head is complete by then."""
     make = server.request_factory
 
     def made(*arguments: Any) -> web.BaseRequest:
@@ -285,7 +285,7 @@ def _bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
-            # At once: two that are bound and do not listen yet can share a port, and the second would fail later.
+            # Listen immediately: two bound sockets that do not listen can share a port; the second would fail later.
             one.listen(BACKLOG)
     except OSError as error:
         for one in sockets:
@@ -333,5 +333,5 @@ def _beside(path: Path) -> socket.socket:
 
 
 def runner_for(application: web.Application) -> web.AppRunner:
-    """A runner that cancels a handler when its client goes, and gives those that run 3 s at the end."""
+    """Return a runner that cancels a handler when its client disconnects, and waits 3 s for handlers at shutdown."""
     return protocol.Runner(application)

@@ -1,8 +1,8 @@
-"""Multipart forms, split as their bytes come: linear in time and bounded in parts, headers and preamble.
+"""A streaming parser for multipart forms: linear in time and bounded in parts, headers and preamble.
 
-Neither `email` nor aiohttp's reader will do for untrusted bytes: both take time that grows with the square of a part's
-headers, and aiohttp's reads a preamble of any length line by line. Forms need a small part of what they can: no nested
-forms, no encodings, no folded headers. Each byte is looked at twice at most, by `bytes.find`.
+Neither `email` nor aiohttp's reader suits untrusted bytes: both take time quadratic in the size of a part's headers,
+and aiohttp's reads a preamble of any length line by line. Forms need only a subset: no nested forms, no encodings, no
+folded headers. Each byte is examined at most twice, by `bytes.find`.
 """
 
 import re
@@ -21,7 +21,7 @@ _MAX_BOUNDARY_BYTES = 70  # RFC 2046
 _MAX_PREAMBLE_BYTES = 4096
 _SLICE_BYTES = 64 * 1024
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([^\r\n\0]*+)")
-# `; name=token` or `; name="quoted"`: each alternative begins with another character, so there is one way to match.
+# `; name=token` or `; name="quoted"`: the alternatives begin with different characters, so nothing backtracks.
 _PARAMETER = re.compile(
     r';[ \t]*([^\s=;"]{1,64})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*+)"|([^\s;"]*+)(?=[ \t]*(?:;|$)))[ \t]*',
     re.DOTALL,
@@ -51,28 +51,28 @@ class _State(Enum):
 
 
 class FormParser:
-    """Split one form into parts. Raises ValidationError for whatever is not a plain form within the bounds."""
+    """Splits one form into parts. Raises: ValidationError, for anything but a plain form within the bounds."""
 
     def __init__(self, content_type: str):
         self._delimiter = b"\r\n--" + boundary_of(content_type)
         self._state = _State.PREAMBLE
-        self._buffer = bytearray(b"\r\n")  # so that the first boundary is found as the others are
+        self._buffer = bytearray(b"\r\n")  # so that the first boundary is found like the others
         self._searched = 0
         self._parts = 0
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yield the parts' heads, data and ends in `data`, whose slices are parsed as they are asked for."""
+        """Yield the heads, data and ends of the parts in `data`, parsed lazily."""
         for start in range(0, len(data), _SLICE_BYTES):
             if self._state is _State.ENDED:
-                return  # an epilogue is passed over
+                return  # the epilogue is ignored
             self._buffer += data[start : start + _SLICE_BYTES]
             while (event := self._next()) is not None:
                 yield event
 
     def close(self) -> None:
-        """Check that the form has come to its end."""
+        """Check that the form is complete."""
         if self._state is not _State.ENDED:
-            raise _wrong("the form is cut short, or none: its last boundary is missing")
+            raise _wrong("the form is truncated or not a form: its last boundary is missing")
 
     def _next(self) -> Event | None:
         """Return the next event in the buffer; None if more bytes are needed."""
@@ -107,7 +107,7 @@ class FormParser:
         self._parts += 1
         if self._parts > _MAX_PARTS:
             raise _wrong(f"the form has more than {_MAX_PARTS} parts")
-        self._buffer[:0] = b"\r\n"  # so that a head without headers ends as the others do
+        self._buffer[:0] = b"\r\n"  # so that a head without headers ends like the others
         self._state = _State.HEAD
         return True
 
@@ -133,7 +133,7 @@ class FormParser:
         return self._take(certain) if certain > 0 else None
 
     def _find(self, wanted: bytes) -> int:
-        """Search what was not searched before."""
+        """Search the part of the buffer that was not searched before."""
         at = self._buffer.find(wanted, self._searched)
         self._searched = max(0, len(self._buffer) - len(wanted) + 1) if at < 0 else at
         return at
@@ -156,7 +156,7 @@ def _headers(head: bytes) -> dict[str, str]:
 
 
 def boundary_of(content_type: str) -> bytes:
-    """Return the boundary that a Content-Type names (pure). ValidationError if it names none that could be."""
+    """Return the boundary from a Content-Type (pure). Raises: ValidationError, if it is missing or invalid."""
     boundary = parameters(content_type).get("boundary", "")
     if not boundary or not boundary.isascii() or len(boundary) > _MAX_BOUNDARY_BYTES or not boundary.isprintable():
         raise _wrong(f"the Content-Type names no boundary of 1 to {_MAX_BOUNDARY_BYTES} characters")
@@ -164,7 +164,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def part_of(headers: dict[str, str]) -> Part:
-    """Return what the headers of a part say (pure). ValidationError for anything but a plain field or file."""
+    """Parse the headers of a part (pure). Raises: ValidationError, for anything but a plain field or file."""
     encoding = headers.get("content-transfer-encoding", "binary").lower()
     if "content-encoding" in headers or encoding not in ("binary", "8bit", "7bit"):
         raise _wrong("a part of the form is encoded: send it as it is")
@@ -175,9 +175,9 @@ def part_of(headers: dict[str, str]) -> Part:
 
 
 def parameters(header: str) -> dict[str, str]:
-    """Return the parameters of a header such as `form-data; name="a"` (pure). ValidationError for too many.
+    """Return the parameters of a header such as `form-data; name="a"` (pure). Raises: ValidationError, for too many.
 
-    Reading stops at the first that is none. `filename*` and the like are passed over: RFC 7578 forbids them.
+    Parsing stops at the first invalid one. `filename*` and similar ones are ignored: RFC 7578 forbids them.
     """
     found: dict[str, str] = {}
     at = header.find(";")

@@ -117,7 +117,7 @@ def _schemas(served: Sequence[tuple[Family, Route]]) -> tuple[dict[Any, Any], di
     found, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     for component in components.values():
         if "description" in component:
-            # Python 3.13 takes the indentation out of docstrings itself: every version is to give the same document.
+            # Python 3.13 removes the indentation of docstrings itself; the document must be the same on every version.
             component["description"] = inspect.cleandoc(component["description"])
     return dict(zip(kinds, found, strict=True)), dict(sorted(components.items()))
 

@@ -1,4 +1,4 @@
-"""Where a request comes from, and what may be answered on its connection."""
+"""The origin of a request, and the check whether its connection may carry it."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ from homed.errors import BusyError, HttpsRequiredError
 
 
 class Origin(NamedTuple):
-    """Where a request comes from: the peer's address, and whether it came by a listener that is loopback only.
+    """The origin of a request: the peer's address, and whether its listener is loopback only.
 
-    `only` is the one path that its listener serves (the metrics port's); None for all. `control`: it came by the socket
-    in the state directory, so from root on this board. `spare`: all connections were taken, and only health is answered
-    on this one. `plain`: it came without TLS to a port that has it, from another machine.
+    `only` is the one path that its listener serves (the metrics port's); None for all. `control`: it came over the
+    socket in the state directory, so from root on this board. `spare`: all connections were in use, so this one serves
+    only health. `plain`: it came from another machine without TLS to a TLS port.
     """
 
     address: str
@@ -22,12 +22,12 @@ class Origin(NamedTuple):
 
 
 def check_connection(origin: Origin, headers: dict[str, str], *, health: bool) -> None:
-    """Refuse what may not be answered on this connection; `health`: the request is for the board's health."""
+    """Refuse a request that its connection may not carry; `health`: the request is for the board's health."""
     if origin.plain:
         raise HttpsRequiredError("this port speaks TLS: use https:// in place of http://")
     if origin.spare and not health:
         headers["Retry-After"] = "1"
         raise BusyError(
-            "all connections are taken and at work (api.connections): try again in a moment",
+            "all connections are in use (api.connections): try again in a moment",
             code="TOO_MANY_CONNECTIONS",
         )

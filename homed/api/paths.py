@@ -1,4 +1,4 @@
-"""From a request's path to its route, as far as aiohttp's router does not do it."""
+"""Path matching beyond aiohttp's router: trailing slashes and deferred 100 Continue."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -9,11 +9,11 @@ Entry = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def expect_nothing(request: web.Request) -> None:
-    """Leave the client waiting until its body is asked for: once it is known that it will be taken."""
+    """Defer 100 Continue until the handler reads the body, when it is certain that the request is accepted."""
 
 
 def without_slash(app: web.Application, last: Entry) -> Entry:
-    """Answer a path with a slash at its end as the one without, and what is none either by `last`."""
+    """Route a path with a trailing slash like the one without it, and unknown paths to `last`."""
 
     async def entry(request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path
@@ -31,6 +31,6 @@ def without_slash(app: web.Application, last: Entry) -> Entry:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a path, with or without a slash at its end, is one of the pattern (pure)."""
+    """Return whether a path, with or without a trailing slash, matches the pattern (pure)."""
     parts = re.split(r"\{[^/]+?\}", pattern)
     return re.fullmatch("[^/]+".join(map(re.escape, parts)) + "/?", path) is not None

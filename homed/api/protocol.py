@@ -1,4 +1,4 @@
-"""HTTP/1.1 below the routes: bounds on a request's head, no decompression, and errors in the API's shape."""
+"""The HTTP/1.1 protocol: limits on a request's head, no decompression, and errors in the API's format."""
 
 import asyncio
 import logging
@@ -17,29 +17,29 @@ from homed.errors import HeadTooLargeError, HomedError, MalformedRequestError, U
 log = logging.getLogger("homed.api.connections")
 _MAX_LINE_BYTES = 8190
 _MAX_HEADERS = 128
-# All headers together. One at a time is bounded by _MAX_LINE_BYTES, which alone would allow 1 MB for each connection.
+# All headers together. _MAX_LINE_BYTES limits each one, and alone would allow 1 MB for each connection.
 _MAX_HEAD_BYTES = 16 * 1024
-# How much is taken from a socket at once, and kept of a body that nobody reads: asyncio's own 256 KiB, and aiohttp's
-# 128 KiB above them, would be 100 MB for 256 connections.
+# Bytes read from a socket at once, and buffered of an unread body: asyncio's default of 256 KiB and aiohttp's of
+# 128 KiB would add up to 100 MB for 256 connections.
 _RECEIVE_BYTES = 16 * 1024
 _READ_BUFFER_BYTES = 8 * 1024
 _KEPT_HEAD_BYTES = 1024
-# Behind the deadlines of homed.api.connections, which tell a head that comes slowly from no request at all.
+# Longer than the deadlines of homed.api.connections, which distinguish a slow head from an idle connection.
 _KEEPALIVE_SECONDS = 90
-# How long the rest of a body is read and thrown away, so that its sender gets to see the answer.
+# How long the rest of a body is read and discarded, so that its sender receives the response.
 _LINGERING_SECONDS = 1
 
-# Render an error before routing: of the path (as far as it is known) to an answer in its family's shape.
+# Render an error before routing: from the path (as far as it is known) to a response in its family's format.
 Refusal = Callable[[str, HomedError], web.Response]
 REFUSAL: web.AppKey[Refusal] = web.AppKey("homed.refusal")
 
 
 def error_of(cause: BaseException | None, head: bytes) -> HomedError:
-    """Map a parser's error to one of the API (pure). `head` is the start of what was received."""
+    """Map a parser's error to an API error (pure). `head` is the beginning of the received bytes."""
     if isinstance(cause, LineTooLong):
         line = cause.args[0]
         start = bytes(line)[:64] if isinstance(line, bytes | bytearray) else str(line).encode()[:64]
-        # aiohttp's parsers name the path alone, or the request line.
+        # aiohttp's parsers report only the path, or the request line.
         if head.partition(b" ")[2].startswith(start) or head.startswith(start):
             return UrlTooLongError(f"the request's URL is longer than {_MAX_LINE_BYTES} bytes")
         return HeadTooLargeError(f"a header of the request is longer than {_MAX_LINE_BYTES} bytes")
@@ -49,7 +49,7 @@ def error_of(cause: BaseException | None, head: bytes) -> HomedError:
 
 
 def path_of(head: bytes) -> str:
-    """Return the path in a request line, as far as there is one; "/" otherwise (pure)."""
+    """Return the path in a request line, or "/" if it has none (pure)."""
     parts = head.partition(b"\r\n")[0].split(b" ")
     target = parts[1].decode("ascii", "replace") if len(parts) > 1 else ""
     return target.partition("?")[0] if target.startswith("/") else "/"
@@ -63,7 +63,7 @@ class Protocol(web.RequestHandler):
     def __init__(self, manager: web.Server, refusal: Refusal | None, **more: Any):
         super().__init__(manager, **more)
         self._refusal = refusal
-        self._body: StreamReader | None = None  # of the newest request
+        self._body: StreamReader | None = None  # body of the newest request
         self._head = b""
         self._head_bytes = 0
         self._seen = 0
@@ -101,7 +101,7 @@ class Protocol(web.RequestHandler):
             self.refuse_head(HeadTooLargeError(f"the request's headers are longer than {_MAX_HEAD_BYTES} bytes in all"))
 
     def _is_barren(self, body: StreamReader, received: int) -> bool:
-        """Whether so much came without a byte of the body: trailers or a chunk's extensions that do not end."""
+        """Return whether too much arrived without a byte of the body: endless trailers or chunk extensions."""
         if body.total_bytes != self._body_bytes:
             self._body_bytes, self._barren = body.total_bytes, 0
         else:
@@ -109,7 +109,7 @@ class Protocol(web.RequestHandler):
         return self._barren > _MAX_HEAD_BYTES + _RECEIVE_BYTES
 
     def refuse_head(self, error: HomedError) -> None:
-        """Answer and end the connection without waiting for the rest of a head."""
+        """Send an error and close the connection without waiting for the rest of the head."""
         transport, waits = self.transport, self._waiter is not None
         if transport is not None and waits and self._refusal is not None:
             transport.write(_bytes_of(self._refusal(path_of(self._head), error)))
@@ -128,7 +128,7 @@ class Protocol(web.RequestHandler):
         if isinstance(exc, HttpProcessingError):
             answer = self._refusal(path_of(self._head), error_of(exc, self._head))
         else:
-            answer = self._refusal(request.path, HomedError("an internal error: the log holds it"))
+            answer = self._refusal(request.path, HomedError("an internal error: see the log"))
         answer.force_close()
         return answer
 
@@ -137,7 +137,7 @@ P = TypeVar("P", bound=Protocol)
 
 
 class Server(web.Server):
-    """Makes a `Protocol` for each connection."""
+    """A factory of one `Protocol` for each connection."""
 
     def __init__(self, made: web.Server, refusal: Refusal | None, settings: dict[str, Any]):
         factory = made.request_factory
@@ -149,19 +149,19 @@ class Server(web.Server):
         return self.make(Protocol)
 
     def rendered(self, error: HomedError) -> bytes:
-        """Render an answer to a request that will not be read, after which the connection is closed."""
+        """Render the response to a request that is not read; the connection is closed after it."""
         response = web.Response(status=error.status) if self._refusal is None else self._refusal("/", error)
         if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
             response.headers["Retry-After"] = "1"
         return _bytes_of(response)
 
     def make(self, kind: type[P], **more: Any) -> P:
-        """Make a connection's protocol of this kind, which takes `more`."""
+        """Create a connection's protocol of this class with the arguments `more`."""
         return kind(self, self._refusal, loop=asyncio.get_running_loop(), **self._settings, **more)
 
 
 class Runner(web.AppRunner):
-    """Serve an application by `Server`."""
+    """Serves an application by `Server`."""
 
     def __init__(self, application: web.Application):
         super().__init__(application, access_log=None, shutdown_timeout=3)
@@ -177,14 +177,14 @@ class Runner(web.AppRunner):
             "max_field_size": _MAX_LINE_BYTES,
             "max_headers": _MAX_HEADERS,
             "read_bufsize": _READ_BUFFER_BYTES,
-            # No route takes an encoded body, and aiohttp would inflate it on the event loop before any route is asked.
+            # No route accepts an encoded body, and aiohttp would decompress it on the event loop before routing.
             "auto_decompress": False,
         }
         return Server(made, self.app.get(REFUSAL), settings)
 
 
 def _with_path(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """Give a request without a path (`OPTIONS *`, `GET http://board`, CONNECT) one, so that it is routed as others."""
+    """Set a path for a request without one (`OPTIONS *`, `GET http://board`, CONNECT), so that it is routed."""
 
     def make(
         message: RawRequestMessage,

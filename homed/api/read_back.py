@@ -1,7 +1,7 @@
-"""What a client has read and sends back: fields that no change may set are passed over as they were shown.
+"""Read-modify-write support: ignore read-only fields that a client sends back unchanged.
 
-Some of them (a status, the times of a check) may have changed on the board since they were read. So what was shown is
-remembered for a while, by digests, and not only what is shown now counts.
+Some of them (a status, the times of a check) may have changed on the board since they were read. So the digests of
+values sent to clients are remembered for a while, and accepted in addition to the current values.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ _MAX_REMEMBERED = 4096
 
 
 class ReadBack:
-    """`get` shows a resource; `change` is the type of a change of it."""
+    """The values of a resource sent to clients. `get` returns the resource; `change` is the type of its changes."""
 
     def __init__(self, get: Handler, change: type[msgspec.Struct]):
         self._get = get
@@ -26,7 +26,7 @@ class ReadBack:
         self._shown: OrderedDict[tuple[str, str, int], None] = OrderedDict()
 
     async def get(self, call: Call) -> object:
-        """Show the resource, and remember what was shown."""
+        """Return the resource, and remember its read-only values."""
         value = await self._get(call)
         for name, shown in self._read_only(value).items():
             key = _key(call, name, shown)
@@ -37,9 +37,9 @@ class ReadBack:
         return value
 
     async def pruner(self, call: Call) -> Prune:
-        """Return what takes the read-only fields out of a body. NotFoundError.
+        """Return a function that removes the read-only fields from a body. Raises: NotFoundError.
 
-        It raises ValidationError for each that is not as it is or was shown.
+        The function raises ValidationError for each field that differs from its current and its remembered values.
         """
         current = self._read_only(await self._get(call))
 
@@ -60,7 +60,7 @@ class ReadBack:
     def _was_shown(self, call: Call, name: str, value: object) -> bool:
         try:
             return _key(call, name, value) in self._shown
-        except UnicodeEncodeError:  # it is no text
+        except UnicodeEncodeError:  # it is not valid text
             return False
 
     def _read_only(self, value: object) -> dict[str, Any]:

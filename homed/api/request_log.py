@@ -1,4 +1,4 @@
-"""The log of requests: which are written, and how."""
+"""The request log: the choice and the format of its entries."""
 
 import logging
 
@@ -7,7 +7,7 @@ from aiohttp import web
 from homed.config import LoggedRequests
 
 log = logging.getLogger("api.requests")
-# Refused before the limits count the request, or by them: a flood of these would fill the journal. Metrics count them.
+# Refused by the rate limits or before them: a flood of these would fill the journal. Metrics count them instead.
 _REFUSED_UNSEEN = frozenset({415, 421, 429})
 
 
@@ -36,7 +36,7 @@ def write(request: web.Request, request_id: str, status: int, code: str, duratio
     }
     if code:
         fields["error_code"] = code
-    # Made here: to find the caller's line, as log.info does, costs as much as all the rest of it.
+    # The record is made here, because log.info would look up the caller's line, which would double the cost.
     record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "Request processed", (), None)
     record.fields = fields
     reason = f" {code}" if code else ""

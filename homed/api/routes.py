@@ -20,7 +20,7 @@ HEADERS = web.RequestKey("homed.headers", dict[str, str])
 class Call:
     """One request, decoded: `body` and `query` are of the types that the route declares.
 
-    `control`: it came by the socket in the state directory, so from root on this board.
+    `control`: it came over the socket in the state directory, so from root on this board.
     """
 
     request: web.Request
@@ -40,12 +40,12 @@ class Route:
     """One method on one path. A handler returns a value of `response`, or an aiohttp response that it made itself.
 
     `scope` None is open to everybody. `limit` names a class of `config.Limits`, counted by the minute; `hourly` and
-    `burst` may name others: by the hour, and how many come at once (within a second). `change` names the act for the
-    audit log; such a handler runs to its end even where the client goes away. `acts`: a GET that changes something all
-    the same, too often for the audit log. A `body` that is `optional` may be left out: it is what its defaults say
-    then. `uploads` are the media types of a body that the handler reads by itself, `form` what a form has. `streams`
-    are the media types that it answers with beside JSON; `socket` makes it a WebSocket. `headers` are those that it
-    reads itself. `prune` makes, for a request, what takes read-only fields out of its JSON (`read_back`).
+    `burst` may name others: by the hour, and at once (within a second). `change` names the action for the audit log;
+    such a handler completes even if the client disconnects. `acts`: a GET that changes something, too often for the
+    audit log. An `optional` `body` may be omitted: its defaults apply then. `uploads` are the media types of a body
+    that the handler reads itself, `form` the fields of a form. `streams` are the media types of responses other than
+    JSON; `socket` makes it a WebSocket. `headers` are the request headers that the handler reads. `prune` returns, for
+    a request, the function that removes read-only fields from its JSON (`read_back`).
     """
 
     method: str
@@ -78,7 +78,7 @@ class Route:
 
     @property
     def changes(self) -> bool:
-        """Whether a request to it changes something, so that no page of others may send one."""
+        """True if a request changes something, so that pages of other sites may not send it."""
         return self.change is not None or self.acts or self.method not in ("GET", "HEAD", "OPTIONS", "*")
 
 
@@ -90,8 +90,8 @@ class ErrorShape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An API family: its success envelope, its error shape and its routes. `prefixes` tell whose a wrong path is; one
-    that ends with a slash holds what is below it only.
+    """An API family: its success envelope, its error format and its routes. `prefixes` assign unknown paths to it; one
+    that ends with a slash matches only paths below it.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Family:
 
 
 def family_of(path: str, families: Sequence[Family]) -> Family:
-    """Return the family in whose shape an error at this path is answered: the one with the longest prefix of it."""
+    """Return the family whose error format applies to this path: the one with the longest matching prefix."""
     fits = [(len(prefix), family) for family in families for prefix in family.prefixes if _is_below(path, prefix)]
     return max(fits, key=lambda fit: fit[0])[1] if fits else families[0]
 

@@ -1,4 +1,4 @@
-"""Sending long answers: in pieces, within the memory budget, and given up if the reader is too slow."""
+"""Send long responses in pieces, within the memory budget, and abort them if the reader is too slow."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from aiohttp import web
 
 from homed.api.budget import Lease
 
-# Shorter ones are left to aiohttp, which writes them at once.
+# aiohttp sends shorter ones itself, in one write.
 _LONG_BYTES = 64 * 1024
 _PIECE_BYTES = 64 * 1024
 _DEADLINE = 30.0
@@ -14,7 +14,7 @@ _MIN_BYTES_PER_SECOND = 64 * 1024
 
 
 def is_long(request: web.Request, response: web.StreamResponse) -> bool:
-    """Whether the answer is one for `send`."""
+    """Return whether the response is long enough for `send`."""
     return (
         isinstance(response, web.Response)
         and isinstance(response.body, bytes)
@@ -25,9 +25,9 @@ def is_long(request: web.Request, response: web.StreamResponse) -> bool:
 
 
 async def send(request: web.Request, response: web.StreamResponse, lease: Lease, *, must: bool) -> bool:
-    """Send a long answer here rather than after the handler. False if there is no memory for it, unless it `must` go.
+    """Send a long response within the handler. Return False if there is no memory for it, unless `must` is set.
 
-    Written at once it would be copied into the transport's buffer, and held until the last byte is read.
+    A single write would copy it into the transport's buffer, and hold it until the client has read the last byte.
     """
     assert isinstance(response, web.Response)
     body = response.body
@@ -37,7 +37,7 @@ async def send(request: web.Request, response: web.StreamResponse, lease: Lease,
     try:
         async with asyncio.timeout(_DEADLINE + len(body) / _MIN_BYTES_PER_SECOND):
             await response.prepare(request)
-            response.body = None  # write_eof would send it anew
+            response.body = None  # write_eof would send it again
             view = memoryview(body)
             for start in range(0, len(view), _PIECE_BYTES):
                 await response.write(view[start : start + _PIECE_BYTES])

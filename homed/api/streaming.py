@@ -55,7 +55,7 @@ class Streaming:
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         request[STREAMED] = True
         if request.method == "HEAD":
-            return response  # the source was not begun, and holds nothing
+            return response  # the source was not started, and holds no resources
         async with aclosing(batches) as source:  # type: ignore[type-var]
             first = asyncio.ensure_future(anext(source, None))
             try:

@@ -16,7 +16,7 @@ from homed.api.decode import ask_for_body
 from homed.api.routes import HEADERS, STREAMED
 from homed.errors import FieldError, HomedError, NotFoundError, TooLargeError, ValidationError
 
-_CHUNK = 64 * 1024  # held for each reader, twice: here and in the transport's buffer
+_CHUNK = 64 * 1024  # held twice for each reader: here and in the transport's buffer
 _IDLE = 30.0
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE | re.ASCII)
 
@@ -69,9 +69,9 @@ async def send(
     headers: Mapping[str, str] | None = None,
     inline: bool = False,
 ) -> web.StreamResponse:
-    """Send a file of the media type `kind`, for keeping unless `inline`, to its end even if it is deleted meanwhile.
+    """Send a file of media type `kind`, as an attachment unless `inline`; deleting it does not interrupt the transfer.
 
-    `idle` is how long (seconds) a client may take for a piece of it. NotFoundError, RangeError.
+    `idle` is the time in seconds that a client may take for one piece. Raises: NotFoundError, RangeError.
     """
     try:
         file = await asyncio.to_thread(_open, path)

@@ -67,4 +67,4 @@ def test_it_opens_everything_counts_as_a_key_and_is_forgotten(tmp_path: Path, mo
     monkeypatch.setenv("HOMED_API_KEY", "1234567")
     homed.launch()
     assert homed.wait() == 78
-    until("it to say why", lambda: "HOMED_API_KEY: a key has 8 bytes at least" in homed.log)
+    until("it to say why", lambda: "HOMED_API_KEY: a key must have at least 8 bytes" in homed.log)

@@ -230,10 +230,10 @@ def test_a_state_that_cannot_be_written_keeps_the_one_that_is_there(
     monkeypatch.setattr(atomic, "write", full)
     monkeypatch.setattr(addresses, "read", lambda: Addresses(["192.0.2.7"], ["192.0.2.7"]))
     assert certificates.context(Tls(enabled=True), tmp_path) is not None
-    assert "cannot be renewed" in caplog.text
+    assert "Cannot renew the self-signed certificate" in caplog.text
     with pytest.raises(ConfigError) as raised:
         certificates.context(Tls(enabled=True), tmp_path / "other")
-    assert "cannot be made" in raised.value.message
+    assert "cannot create" in raised.value.message
 
 
 def test_a_host_name_that_no_certificate_can_hold_is_left_out() -> None:

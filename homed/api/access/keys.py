@@ -62,7 +62,7 @@ class IssuedToken(msgspec.Struct, frozen=True):
 
 
 class AuditQuery(msgspec.Struct, frozen=True):
-    """`before` is the `id` that the page before ended with. `limit` above 1000 is 1000."""
+    """Paging of the audit log. `before` is the last `id` of the previous page. A `limit` above 1000 is 1000."""
 
     limit: Annotated[int, Meta(ge=1)] = 100
     before: Annotated[int, Meta(ge=0, le=2**62)] | None = None
@@ -81,7 +81,7 @@ class AuditRow(msgspec.Struct, frozen=True):
 
 
 class AuditPage(msgspec.Struct, frozen=True):
-    """The newest first; `limit` is how many a page has at most."""
+    """A page of the audit log, newest first; `limit` is the maximum number of entries."""
 
     entries: Sequence[AuditRow]
     limit: int

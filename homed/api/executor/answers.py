@@ -136,7 +136,7 @@ class CancelQuery(JobQuery, frozen=True, kw_only=True):
 
 
 class ListQuery(_Camel, frozen=True, kw_only=True):
-    """`limit` above 10000 is 10000."""
+    """Filters of the job list. A `limit` above 10000 is 10000."""
 
     limit: Annotated[int, Meta(ge=1)] = 1000
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
@@ -158,7 +158,7 @@ class ExecutorJob(_Camel, frozen=True, kw_only=True):
 
 
 class ExecutorJobs(_Camel, frozen=True, kw_only=True):
-    """The newest, the oldest of them first; `total` is how many there are, `limit` how many are shown at most."""
+    """The newest jobs, oldest first; `total` is the number of all jobs, `limit` the maximum number returned."""
 
     jobs: Sequence[ExecutorJob]
     count: int
@@ -199,7 +199,7 @@ class Sent(_Camel, frozen=True, kw_only=True):
 
 
 class Checked(_Camel, frozen=True, kw_only=True):
-    """Agents read one name or the other."""
+    """A result under both field names, because agents read one or the other."""
 
     success: bool = True
     job_id: str
@@ -237,7 +237,7 @@ class Distributed(_Camel, frozen=True, kw_only=True):
 
 
 def milliseconds(moment: datetime) -> int:
-    """Return the time since 1970, cut: no time lies in the future."""
+    """Return the milliseconds since 1970, rounded down so that no time lies in the future."""
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
@@ -288,7 +288,7 @@ def shown(job: Job, worker: str | None, output: Output | None, most: int) -> Exe
 
 
 def in_list(job: Job, worker: str | None, output: Output | None, most: int) -> ExecutorJob:
-    """As `shown`, with at most about `most` characters of the command and of what is said of its failure."""
+    """Return the job as `shown` does, with its command and its error each shortened to about `most` characters."""
     whole = shown(job, worker, output, most)
     message = whole.error_message
     return msgspec.structs.replace(

@@ -32,7 +32,7 @@ def lines(commands: str) -> str:
 
 
 def footer(*, ran: bool, stopped: bool, why: str) -> str:
-    """Return what stands below the output. Commands that failed have run too: the job's exit code says so."""
+    """Return the footer of the output. It also follows failed commands, because the job's exit code tells of those."""
     if stopped:
         said = "Execution stopped!"
     elif ran:

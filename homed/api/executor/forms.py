@@ -67,7 +67,7 @@ async def _read_parts(request: web.Request, reading: _Reading, most: int) -> Non
 
 
 class _Parts:
-    """The parts of a form as they come. The data of one is read before the next one is asked for."""
+    """The parts of a form, as a stream: the data of each part must be read before the next part."""
 
     def __init__(self, request: web.Request, most: int):
         self._request = request
@@ -94,7 +94,7 @@ class _Parts:
                 return None
             self._most -= len(piece)
             if self._most < -_AROUND:
-                raise TooLargeError("the form is longer than a file and its fields may be")
+                raise TooLargeError("the form exceeds the size limit of a file with its fields")
             self._events = self._parser.feed(piece)
         return event
 

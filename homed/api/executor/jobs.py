@@ -61,7 +61,7 @@ from homed.jobs.workers import Workers
 
 _PATH = "/api/jobs"
 _MAX_LISTED = 10_000
-# Bytes of a stream that are shown of one job, and of each of a list: fewer in a long one, which is bounded as a whole.
+# Bytes of each stream in the response for one job, and for each job of a list (fewer in a long list).
 _ONE, _MANY, _FEW = 1 << 20, 2048, 128
 _LIST_BYTES = 1 << 20
 _BATCH = 200

@@ -51,12 +51,12 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restoring(Opening, frozen=True, forbid_unknown_fields=True):
-    """How much is put back: `services` and `volumes` are all, none, or those named (bind mounts by their path).
+    """The extent of a restore: `services` and `volumes` are all, none, or a list of names (bind mounts by path).
 
-    With services named and volumes not, these are the ones that those services use. `keys` are the API keys, which are
-    added to those that are there; `dry_run` says what would change, and changes nothing. Settings that only the owner's
-    file may hold stay as they are, and are listed as `settings_kept`; `file_settings` restores the file too, and may be
-    asked for on the board by root alone (`homed backup restore --file-settings`).
+    If only services are named, the volumes are the ones that those services use. `keys` adds the backup's API keys to
+    the existing ones; `dry_run` reports the changes without making them. Settings that only the owner's file may hold
+    stay unchanged, and are listed as `settings_kept`; `file_settings` restores the file too, and only root on the board
+    may use it (`homed backup restore --file-settings`).
     """
 
     services: bool | Chosen = True
@@ -83,7 +83,7 @@ class Pruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Unlocking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """With `force`, locks that a running restic of this board holds are removed too."""
+    """The removal of repository locks; `force` also removes those of a running restic on this board."""
 
     force: bool = False
 

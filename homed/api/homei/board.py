@@ -61,8 +61,8 @@ class ConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ConfigChanged(msgspec.Struct, frozen=True):
-    """`restart_required` lists the fields that take effect at the next start; `overridden` those that were stored and
-    have no effect as long as a flag or the environment says otherwise.
+    """The result of a configuration change: `restart_required` lists the fields that take effect at the next start,
+    `overridden` those stored without effect because a flag or an environment variable overrides them.
     """
 
     status: str
@@ -98,7 +98,7 @@ def routes(
 
     return [
         open_route("/health", resource.health, "How the board does", whole_health),
-        # For clients that ask there; the document has the first.
+        # An alias for clients that use this path; the OpenAPI document has only the first.
         open_route("/api/health", resource.health, "", whole_health, documented=False),
         open_route("/api/v1/health", resource.health, "", whole_health, documented=False),
         open_route("/health/ready", resource.ready, "Whether it can serve", Ready, statuses=(503,)),

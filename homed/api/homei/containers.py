@@ -84,7 +84,7 @@ class ContainerDetails(ContainerSummary, frozen=True, kw_only=True):
 
 
 class LogQuery(msgspec.Struct, frozen=True):
-    """`tail`: how many lines from the end, or `all`. `since`: Unix seconds, RFC 3339, or an age such as `10m`."""
+    """The extent of a log. `tail`: lines from the end, or `all`. `since`: Unix seconds, RFC 3339, or an age (`10m`)."""
 
     tail: Annotated[int, Meta(ge=0, le=MOST_LINES)] | Literal["all"] = 100
     follow: bool = False

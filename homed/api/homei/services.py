@@ -20,7 +20,7 @@ from homed.errors import ConflictError, EngineError, EngineUnavailableError, Hom
 
 PATH = "/api/v1/services"
 _WAIT = 60.0
-# Reasons for which an image is not pulled now.
+# Reasons that prevent an image pull now.
 _NO_PULL = ("pull_failed", "engine_unavailable", plan.HELD, plan.FROZEN)
 
 
@@ -100,7 +100,7 @@ class ServiceDetails(ServiceSummary, frozen=True, kw_only=True):
 
 
 class PullQuery(msgspec.Struct, frozen=True):
-    """`pull`: pull the image's tag anew; if it is another image by now, the container is made anew."""
+    """`pull`: pull the image's tag again; if the tag now names another image, the container is re-created."""
 
     pull: bool = False
 
@@ -251,7 +251,7 @@ class _Resource:
         if report is None or done(report):
             return Acted(name, "pulled", "Image pulled successfully")
         if report.reason == "pull_failed" or report.reason == "engine_unavailable":
-            raise _failed(name, report, "could not pull its image anew, and tries again")
+            raise _failed(name, report, "cannot pull its image, and retries")
         return 202, Acted(name, report.status, f"It will be pulled: {report.message or report.status}")
 
     async def enable(self, call: Call) -> object:

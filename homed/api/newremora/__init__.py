@@ -19,8 +19,8 @@ _WORDS = {"JOB_NOT_FOUND": "Job not found", "HOST_NOT_FOUND": "Server not found"
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True):
-    """Every error of this family: `code` is stable, `error` is for people. `details` is a sentence for a server that
-    cannot be deleted (HOST_BUSY), with some of its jobs' ids under `jobs`.
+    """The error response of this family: `code` is stable, `error` is for people. For a server that cannot be deleted
+    (HOST_BUSY), `details` is a sentence and `jobs` lists some ids of its jobs.
     """
 
     success: bool
@@ -34,7 +34,7 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failed(NamedTuple):
-    """An answer with all of its fields that is no success: `error` says why."""
+    """A complete response that reports a failure: `error` explains it."""
 
     answer: msgspec.Struct
     error: str
@@ -63,27 +63,28 @@ def error(error: HomedError, request_id: str) -> Error:
 
 
 def aside(value: T) -> T:
-    """The same in an answer, but with a space before each colon: a shell client that searches for `"id":"` passes over
-    it. For objects within an answer that repeat what stands beside them, or belong to something else.
+    """Return the object encoded with a space before each colon, so that a shell client's search for `"id":"` skips it.
+
+    For objects in a response that repeat other fields, or describe another resource.
     """
     return cast(T, msgspec.Raw(spaced(msgspec.json.encode(value))))
 
 
 def spaced(data: bytes) -> bytes:
-    """JSON on one line with a space before each colon, so that no search for `"id":"…"` or `"port":[0-9]*` finds it.
+    """Return JSON with a space before each colon, so that no search for `"id":"…"` or `"port":[0-9]*` matches.
 
-    Its strings stay as they are: a quote in one follows a backslash, and one that opens it follows no letter or digit.
+    Strings stay unchanged: a quote within one follows a backslash, and an opening quote follows no letter or digit.
     """
     parts = msgspec.json.format(data, indent=0).split(b'": ')
     return b"".join(part + (b'" : ' if part[-1:].isalnum() else b'": ') for part in parts[:-1]) + parts[-1]
 
 
 def envelope(value: object, call: Call) -> msgspec.Raw:
-    """Write an answer's fields at the top, and all of them under `data`. The `error` at the top is that of the request:
-    a job's own is in `data`.
+    """Encode a response with its fields at the top level and again under `data`. The top-level `error` is the
+    request's; a job's own is in `data`.
 
-    Shell clients search the bytes for `"id":"…"` and the like, and must find each value once: so `data` is written with
-    spaces. What stands in both is encoded once.
+    Shell clients search the bytes for `"id":"…"` and similar patterns, and must find each value once: so `data` has
+    spaces before its colons. Fields in both places are encoded once.
     """
     value, error = value if isinstance(value, Failed) else (value, None)
     assert isinstance(value, msgspec.Struct)
@@ -94,7 +95,7 @@ def envelope(value: object, call: Call) -> msgspec.Raw:
         around["timestamp"] = now()
     top = [msgspec.json.encode(around)[1:-1]]
     top += [b'"%s":%s' % (name.encode(), text) for name, text in encoded.items() if name not in _ENVELOPE]
-    # A text has no members: it is not looked through, however long it is.
+    # A string has no members, so it is not searched, however long it is.
     inner = ((name, text if text[:1] == b'"' else spaced(text)) for name, text in encoded.items())
     data = b", ".join(b'"%s" : %s' % (name.encode(), text) for name, text in inner)
     return msgspec.Raw(b'{%s,"data":{%s}}' % (b",".join(top), data))

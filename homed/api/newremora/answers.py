@@ -18,7 +18,7 @@ from homed.jobs.records import Archive, Command, Job, Script, State, Task
 
 EXCERPT = 512 * 1024
 _BRIEF = 4096
-# Of each stream: of one job in a list, and of all jobs on a page together.
+# Bytes of each stream: for one job in a list, and for all jobs on a page together.
 _LISTED, _LISTED_PAGE = 4096, 256 * 1024
 _TIMED_OUT = 124
 _STATUSES: Mapping[State, str] = {
@@ -50,9 +50,9 @@ class ServerNamed(msgspec.Struct, frozen=True):
 
 
 class JobShown(msgspec.Struct, frozen=True, kw_only=True):
-    """`server` is null if the host was deleted since, and left out of answers to a submission. `exit_code` is 124 if it
-    took too long, 128 and the number of the signal if one ended it. `error` says why it failed, `error_code` in a
-    stable word. `timeout` is in seconds, `duration` in nanoseconds.
+    """A job. `server` is null if the host was deleted since, and absent from responses to a submission. `exit_code` is
+    124 after a timeout, and 128 plus the signal number after a signal. `error` explains a failure, `error_code` is its
+    stable code. `timeout` is in seconds, `duration` in nanoseconds.
     """
 
     id: str
@@ -82,7 +82,7 @@ class JobShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPrinted(JobShown, frozen=True, kw_only=True):
-    """A job with what it has printed: the beginning and the end of what is `…_truncated`."""
+    """A job with its output; if `…_truncated` is set, only the beginning and the end of it."""
 
     output: str
     stdout: str
@@ -93,8 +93,8 @@ class JobPrinted(JobShown, frozen=True, kw_only=True):
 
 
 class JobDetails(JobPrinted, frozen=True, kw_only=True):
-    """What it has printed, at most about 512 KiB of each stream. `placement` says of each node why it does not run
-    there yet.
+    """A job with at most about 512 KiB of each output stream. `placement` explains for each node why the job does not
+    run there yet.
     """
 
     placement: Mapping[str, str]
@@ -110,7 +110,7 @@ class Pagination(msgspec.Struct, frozen=True):
 
 
 class JobList(msgspec.Struct, frozen=True):
-    """`output`, `stdout` and `stderr` have at most about 4 KiB each, and less on a long page: `/jobs/ID` has more."""
+    """A page of jobs. `output`, `stdout` and `stderr` have at most about 4 KiB each, less on a long page."""
 
     jobs: Sequence[JobPrinted]
     pagination: Pagination
@@ -167,7 +167,7 @@ def server_of(job: Job, hosts: Hosts) -> ServerNamed | None:
 
 
 def brief(job: JobShown) -> JobShown:
-    """Shorten its script to the beginning, if that is long."""
+    """Return the job with a long script shortened to its beginning."""
     script = job.original_script
     if script is None or len(script) <= _BRIEF:
         return job
@@ -175,7 +175,7 @@ def brief(job: JobShown) -> JobShown:
 
 
 def page(jobs: Sequence[tuple[JobShown, Output | None]]) -> list[JobPrinted]:
-    """Return the jobs of a list with excerpts of their output. Blocking: the output is read."""
+    """Return the jobs of a list with excerpts of their output. Blocking: it reads the output."""
     most = min(_LISTED, _LISTED_PAGE // max(1, len(jobs)))
     return [with_output(brief(job), printed(output, most)) for job, output in jobs]
 
@@ -185,7 +185,7 @@ def with_output(job: JobShown, text: Printed) -> JobPrinted:
 
 
 def submitted(job: Job, hosts: Hosts) -> JobShown:
-    """Return a job as the answer to its submission has it: without its server."""
+    """Return a job as in the response to its submission: without its server."""
     return msgspec.structs.replace(shown(job, hosts), server=UNSET)
 
 
@@ -226,7 +226,7 @@ def details(job: Job, hosts: Hosts, printed: Printed, placement: Mapping[str, st
 
 
 def printed(output: Output | None, most: int = EXCERPT) -> Printed:
-    """Read about `most` bytes of each stream, and as much of both in order. Blocking."""
+    """Read about `most` bytes of each stream, and as many of both in order. Blocking."""
     if output is None:
         return Printed()
     output.files.load()

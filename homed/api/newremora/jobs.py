@@ -109,7 +109,7 @@ class _Resource:
         output = self._jobs.output(job)
         if output is not None:
             await output.load()
-            # As text of each stream and of both, and in JSON twice, where a byte may take six.
+            # Memory factor: each stream and both combined, as text and twice as JSON, in which a byte may take six.
             await make_room(call.request, min(output.size, 2 * EXCERPT) * 10)
         text = await asyncio.to_thread(printed, output)
         return details(job, self._hosts, text, self._jobs.refusals(job))

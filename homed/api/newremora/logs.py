@@ -22,8 +22,8 @@ _WRITE_DEADLINE = 30.0
 
 
 class LogsMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The job, and how long its output is: bytes that were kept (`…_length`, and the same as `…_bytes`), and dropped
-    past the bound. `has_errors`: it has printed to standard error.
+    """The job and the size of its output in bytes: kept (`…_length`, also as `…_bytes`), and dropped beyond the limit.
+    `has_errors`: it has written to standard error.
     """
 
     job: JobShown
@@ -40,7 +40,7 @@ class LogsMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogsShown(msgspec.Struct, frozen=True, kw_only=True):
-    """`output` are both streams, in the order in which they came; `logs` is the same. `timeout` is in seconds,
+    """The output of a job. `output` and `logs` are both streams in the order of arrival. `timeout` is in seconds,
     `duration` in nanoseconds.
     """
 
@@ -98,7 +98,7 @@ def _metadata(job: Job, output: Output | None, shown: JobShown) -> LogsMetadata:
     )
 
 
-# Short fields of the job that stand beside its output.
+# Short fields of the job, sent with its output.
 _OF_JOB = (
     "status", "command", "args", "exit_code", "timeout", "created_at", "updated_at", "started_at", "finished_at",
     "duration",
@@ -119,7 +119,7 @@ async def _enveloped(shown: JobShown, output: Output | None, metadata: LogsMetad
 
 
 async def _texts_of(output: Output | None, between: bytes) -> AsyncIterator[bytes]:
-    """The members that hold output, each after `between`; with a space before the colon too if that has one."""
+    """Return the JSON members that hold output, each after `between`; spaced like `between` before the colon."""
     space = between[1:]
     for name in ("output", "logs", "stdout", "stderr"):
         yield b'%s"%s"%s:%s"' % (between, name.encode(), space, space)

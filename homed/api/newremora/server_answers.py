@@ -16,8 +16,8 @@ Key = Annotated[str, Meta(max_length=keys.LONGEST)]
 
 
 class ServerShown(msgspec.Struct, frozen=True, kw_only=True):
-    """`status` is what the last check has found: connected, disconnected, or unknown. `host_key` is the fingerprint by
-    which the host is known; `legacy_algorithms` says that broken algorithms may be used with it.
+    """A server. `status` is the result of the last check: connected, disconnected, or unknown. `host_key` is the pinned
+    fingerprint of the host; `legacy_algorithms` allows broken algorithms with it.
     """
 
     id: str
@@ -41,8 +41,8 @@ class ServerList(msgspec.Struct, frozen=True):
 
 
 class Deleted(msgspec.Struct, frozen=True):
-    """`cancelled_jobs` waited and were cancelled. `deleted_jobs` is how many were forgotten with the server: none, its
-    history is kept as long as that of other jobs.
+    """The result of a deletion. `cancelled_jobs` were waiting and are cancelled. `deleted_jobs` is always 0: the
+    server's jobs are kept as long as other jobs.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 class Tested(msgspec.Struct, frozen=True, kw_only=True):
-    """One test: `status` is connected, or disconnected (503, with an `error`), and `message` says why."""
+    """The result of a connection test: `status` is connected, or disconnected (503, with an `error`)."""
 
     server_id: str
     status: str
@@ -65,8 +65,8 @@ class Tested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """`status` is connected, disconnected, or error if a first check has found neither in time. `name` is
-    `server_name`.
+    """The result of the last check: `status` is connected, disconnected, or error if the first check did not end in
+    time. `name` equals `server_name`.
     """
 
     server_id: str
@@ -88,7 +88,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckedAll(msgspec.Struct, frozen=True, kw_only=True):
-    """`disconnected` counts all that are not connected."""
+    """The results of all servers' last checks; `disconnected` counts all that are not connected."""
 
     servers: Sequence[Checked]
     summary: Summary
@@ -98,7 +98,7 @@ class CheckedAll(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
-    """`pem_file_url` is `url`, by the name under which a server is given it."""
+    """An uploaded PEM file. `pem_file_url` equals `url`; it is the field name in a server."""
 
     filename: str
     url: str
@@ -114,7 +114,7 @@ class NewServer(NewHost, frozen=True, kw_only=True):
     pem_file: Key | None = None
 
     def host(self) -> NewHost:
-        """Return the host to be made. ValidationError."""
+        """Return the host to create. Raises: ValidationError."""
         key = _one_key(self.private_key, self.pem_file)
         return NewHost(**{name: getattr(self, name) for name in NewHost.__struct_fields__} | {"private_key": key})
 
@@ -125,7 +125,7 @@ class ServerChange(HostChange, frozen=True, kw_only=True):
     pem_file: Key | UnsetType | None = UNSET
 
     def change(self) -> HostChange:
-        """Return the change of the host. ValidationError."""
+        """Return the change of the host. Raises: ValidationError."""
         fields = {name: getattr(self, name) for name in HostChange.__struct_fields__}
         if self.pem_file is not UNSET:
             fields["private_key"] = _one_key(self.private_key or None, self.pem_file)

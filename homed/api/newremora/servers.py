@@ -39,7 +39,7 @@ from homed.jobs.submission import Query
 PATH = "/api/v1/servers"
 _UPLOAD_LIMIT = 256 * 1024
 _HELD = (State.ASSIGNED, State.RUNNING)
-_FIRST_CHECK = 10.0  # seconds that a question for the status waits for a host that was never checked
+_FIRST_CHECK = 10.0  # seconds that a status request waits for the first check of a host
 
 
 def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> list[Route]:
@@ -68,7 +68,7 @@ def routes(hosts: Hosts, pem_files: PemFiles, checks: Checks, jobs: Jobs) -> lis
             errors=(400,)),
         route("POST", f"{PATH}/upload-pem", resource.upload, "Upload a private key", Uploaded, **upload),
         route("POST", "/api/v1/pem-files/upload", resource.upload, "Upload a private key", Uploaded, **upload),
-        # What was never checked is checked for it: a connection to the host, whose key is pinned by the first one.
+        # A host without a check is checked for this request: the first connection pins its host key.
         read("/status/all", resource.statuses, "What the last checks have found", CheckedAll, query=Active, acts=True,
              errors=(400,)),
         read("/{server_id}", resource.get, "Get a server", ServerShown, errors=(404,), **one),
@@ -160,7 +160,7 @@ class _Resource:
         return _all(checked, int((time.monotonic() - began) * 1000))
 
     async def _known(self, hosts: Sequence[Host]) -> Sequence[Checked]:
-        """Return what the last checks have found; what was never checked is checked now."""
+        """Return the results of the last checks; check hosts now that were never checked."""
         found = await self._checks.check_first([host.id for host in hosts], _FIRST_CHECK)
         return [_checked(host, found[host.id]) if host.id in found else _last(host) for host in hosts]
 
@@ -186,7 +186,7 @@ def _busy(message: str, why: str, jobs: Sequence[Job]) -> ConflictError:
 
 
 def _last(host: Host) -> Checked:
-    """Return what the last check has found, or that there was none in time."""
+    """Return the result of the last check, or an error if the first check did not end in time."""
     if not host.status or host.checked_at is None:
         return _status(host, "error", None, f"no result within {_FIRST_CHECK:g} s; the check goes on", now())
     return _status(host, host.status, None, f"as of {host.checked_at:%Y-%m-%dT%H:%M:%SZ}", host.checked_at)

@@ -19,7 +19,7 @@ from homed.jobs.output.output import Output, Piece
 from homed.jobs.records import Job, State
 
 _MOST_HELD = 32
-_EXCERPT = 64 * 1024  # bytes of each stream that the last event has: it is held for each follower
+_EXCERPT = 64 * 1024  # bytes of each stream in the last event, which is held for each follower
 
 
 class Followed(Protocol):
@@ -31,8 +31,8 @@ class Followed(Protocol):
 
 
 class JobStream:
-    """Output that many followers get is encoded once. Events of a state hold the whole job, as `/jobs/ID` shows it:
-    a page makes its row of one event.
+    """The event stream of a job, encoded once for all followers. State events hold the whole job like `/jobs/ID`, so
+    that a web page can build its row from one event.
     """
 
     def __init__(self, jobs: Followed, hosts: Hosts, streams: EventStreams):

@@ -14,7 +14,7 @@ _STATUSES: Mapping[State, str] = {State.SUCCEEDED: "success", State.TIMED_OUT: "
 
 
 class TaskSubmitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A task in short; times are null if it has not come to them. `assigned_device_id` is `worker_device_id`."""
+    """A brief task; times that have not occurred are null. `assigned_device_id` equals `worker_device_id`."""
 
     task_id: str
     task_type: str
@@ -114,7 +114,7 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """`capacity` is how many tasks this board runs at once."""
+    """The load of this board; `capacity` is the maximum number of concurrent tasks."""
 
     running_tasks: int
     waiting_tasks: int
@@ -123,7 +123,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatisticsShown(msgspec.Struct, frozen=True):
-    """`performance_metrics` is `performance`, by the name that other clients read."""
+    """Statistics of tasks; `performance_metrics` equals `performance`, under the name that other clients read."""
 
     queue_stats: QueueStats
     performance: Performance
@@ -147,7 +147,7 @@ class TypeShown(msgspec.Struct, frozen=True):
 
 
 class TypesShown(msgspec.Struct, frozen=True):
-    """Those that this board takes, and what each does. All of them are built in."""
+    """The task types that this board accepts, with a description of each. All are built in."""
 
     supported_types: Sequence[str]
     builtin_types: Sequence[str]
@@ -181,7 +181,7 @@ def retry_count(job: Job) -> int:
 
 
 def assigned_at(job: Job) -> datetime | None:
-    """Return when a device was given the task: it begins at once, so that is when it was started, as soon as it was."""
+    """Return when the task was assigned to a device: its start time, because it starts immediately."""
     if job.started_at is None and job.state is State.ASSIGNED:
         return job.updated_at
     return job.started_at

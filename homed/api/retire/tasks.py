@@ -104,7 +104,7 @@ def routes(jobs: Jobs, config: Callable[[], Config]) -> list[Route]:
     resource = _Resource(jobs, config)
 
     def route(method: str, path: str, handler: Handler, summary: str, response: Any, **more: Any) -> Route:
-        # A client polls several tasks at once; what it submits is bounded more closely.
+        # A client polls several tasks at once; the limit on submissions is lower.
         more = {"scope": Scope.OPERATE, "hourly": "tasks_hour", "burst": "tasks_poll_burst", **more}
         return Route(method, f"{PATH}{path}", handler, summary, "Tasks", "tasks", response=Success[response], **more)
 
