@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homed import vault
-from homed.backups import boardstate
+from homed.backups.archive import state
 from homed.errors import SecretError
 from homed.updates import statefiles
 from homed.vault import Vault
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
 
 def test_no_backup_and_no_copy_of_the_state_names_the_key() -> None:
     """Both copy what they name, and nothing else of the state."""
-    backed_up = {boardstate.DATABASE, boardstate.OVERLAY, boardstate.CONFIG, boardstate.RECORDS}
+    backed_up = {state.DATABASE, state.OVERLAY, state.CONFIG, state.RECORDS}
     copied = {statefiles.DATABASE, *statefiles.BESIDE, *statefiles.OTHERS}
     assert vault.FILE not in backed_up | copied
     assert os.path.basename(vault.FILE) == vault.FILE

@@ -247,7 +247,7 @@ class Backups:
             path="" if repository else str(self.catalog.path(backup)),
             unlock=unlock,
             repository=repository,
-            snapshot=backup.snapshot,
+            record=backup if repository else None,
             digest=backup.digest,
         )
 

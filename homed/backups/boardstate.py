@@ -2,22 +2,20 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from homed.backups.archive.state import CONFIG, DATABASE, OVERLAY, RECORDS
 from homed.backups.failures import is_full
 from homed.backups.ports import Services
 from homed.errors import ArchiveError, BackupError, BackupSpaceError
 from homed.store import snapshot
-from homed.store.base import Store
-
-DATABASE, OVERLAY, CONFIG, RECORDS = "homed.db", "config.json", "homed.toml", "records.json"
+from homed.store.base import Store, pages
 
 
 class Saved(NamedTuple):
@@ -41,25 +39,28 @@ class BoardState:
 
     async def write(self, folder: Path) -> None:
         """All of it as it is now, into a folder that is made anew. BackupError, BackupSpaceError."""
-        records: dict[str, dict[str, str]] = {
-            "services": {name: value.decode() for name, value in self._services.records().items()}
-        }
-        for bucket in self._buckets:
-            records[bucket] = {one.key: one.value.decode() for one in await self._store.list(bucket)}
+        services = self._services.records()
         try:
-            await asyncio.to_thread(self._write, folder, json.dumps(records, indent=1).encode())
+            records = await asyncio.to_thread(_Records, folder)
+            try:
+                await asyncio.to_thread(records.add, "services", services.items())
+                for bucket in self._buckets:
+                    await asyncio.to_thread(records.add, bucket, ())
+                    async for page in pages(self._store, bucket):
+                        await asyncio.to_thread(records.add, bucket, [(one.key, one.value) for one in page])
+                await asyncio.to_thread(records.end)
+            finally:
+                await asyncio.to_thread(records.close)
+            await asyncio.to_thread(self._copy, folder)
         except OSError as error:
             kind = BackupSpaceError if is_full(error) else BackupError
             raise kind(f"the state cannot be copied: {error.strerror}") from error
 
-    def _write(self, folder: Path, records: bytes) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True)
+    def _copy(self, folder: Path) -> None:
         snapshot.copy(self._state / DATABASE, folder / DATABASE)
-        _write(folder / RECORDS, records)
         for source, name in ((self._state / OVERLAY, OVERLAY), (self.config_file, CONFIG)):
-            with contextlib.suppress(FileNotFoundError):
-                _write(folder / name, source.read_bytes())
+            with contextlib.suppress(FileNotFoundError), source.open("rb") as file, _created(folder / name) as copy:
+                shutil.copyfileobj(file, copy)
 
     async def commit(self) -> None:
         """End the state of a board whose database was lost: what was put is its own from now on. StoreError."""
@@ -93,7 +94,33 @@ def read(folder: Path) -> Saved:
         raise ArchiveError(f"homed's state in the backup cannot be read: {error}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(data)
+class _Records:
+    """records.json in a folder that is made anew, written record by record, so that memory holds a page at most."""
+
+    def __init__(self, folder: Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        self._file = _created(folder / RECORDS)
+        self._bucket: str | None = None
+        self._between = b""
+
+    def add(self, bucket: str, records: Iterable[tuple[str, bytes]]) -> None:
+        """Write records of a bucket; those of one bucket follow each other."""
+        if bucket != self._bucket:
+            self._file.write((b"{\n" if self._bucket is None else b"\n},\n") + msgspec.json.encode(bucket) + b": {")
+            self._bucket, self._between = bucket, b"\n"
+        for key, value in records:
+            encode = msgspec.json.encode
+            self._file.write(self._between + encode(key) + b": " + encode(value.decode()))
+            self._between = b",\n"
+
+    def end(self) -> None:
+        self._file.write(b"\n}\n}\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _created(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")

@@ -86,7 +86,8 @@ class Parts:
     def _read(self) -> None:
         self.backups.catalog.load()
         self.backups.catalog.sweep()
-        needed = {*interrupted(self._work), *unfinished(self._work)}
+        # A worker that lives on may end its restore meanwhile: who that concerns still stands in the folder.
+        needed = {*self._interrupted, *interrupted(self._work), *unfinished(self._work)}
         with contextlib.suppress(FileNotFoundError):
             for path in self._work.iterdir():
                 if path not in needed and path.name != _CACHE:

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from homed.backups import boardstate, launcher, planning, secrets
+from homed.backups.archive import state
 from homed.backups.boardstate import BoardState, Saved
 from homed.backups.catalog import Catalog
 from homed.backups.conversation import Answer, Conversation
@@ -136,7 +137,7 @@ class Restoring:
         await self._own.put(saved, keys=step.keys)
         restart: list[str] = []
         if step.config:
-            file = None if step.file_settings or not saved.has_config else work / _OWN / boardstate.CONFIG
+            file = None if step.file_settings or not saved.has_config else work / _OWN / state.CONFIG
             restart = await asyncio.to_thread(self._restore_settings, saved.overlay, file)
         try:
             await self._services.put({name: saved.services[name] for name in step.services})
@@ -258,7 +259,7 @@ class Restoring:
         """Check that the configuration can be in force here; list the settings that would stay as they are, since the
         owner's file alone may set them. ConfigError.
         """
-        file, overlay = own / boardstate.CONFIG, own / boardstate.OVERLAY
+        file, overlay = own / state.CONFIG, own / state.OVERLAY
         # Keys are put back first, and count; that one of them is valid is seen then.
         with_keys = step.keys and bool(saved.buckets.get("keys"))
         if saved.has_config and not step.file_settings:

@@ -110,7 +110,7 @@ async def test_a_backup_that_is_not_waited_for_has_its_name_at_once(place: Place
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"", "BACKUP_DAMAGED"),
+        (b"", "BACKUP_FORMAT"),
         (b"this is no archive" * 1000, "BACKUP_DAMAGED"),
         (b"x" * (9 << 20), "PAYLOAD_TOO_LARGE"),
     ],

@@ -12,6 +12,7 @@ from homed.access.keys import Keys
 from homed.backups.parts import overdue
 from homed.backups.records import Type
 from homed.clock import now
+from homed.errors import ArchiveError
 from tests.support.archives import VOLUME, Forged
 from tests.support.hostile_board import NAME, STATE, HostileBoard, hostile_board, records, service
 from tests.support.nursery import NursedStart, Nursery
@@ -83,7 +84,11 @@ async def test_another_boards_backup_is_not_this_boards_last_good_one(one: Hosti
 
 async def test_an_archive_that_is_no_backup_is_not_taken_in(one: HostileBoard, tmp_path: Path) -> None:
     good = said(tmp_path / "b")
-    for content in (b"", b"x", good[:10], gzip.compress(b""), gzip.compress(bytes(1 << 20)), b"\x1f\x8b" * 5000,
+    assert await one.received(gzip.compress(b"")) == "BACKUP_DAMAGED"
+    with pytest.raises(ArchiveError) as caught:  # while it comes
+        await one.received(b"")
+    assert caught.value.code == "BACKUP_FORMAT"
+    for content in (b"x", good[:10], gzip.compress(b""), gzip.compress(bytes(1 << 20)), b"\x1f\x8b" * 5000,
                     good + b"more", good + good, gzip.compress(gzip.decompress(good) * 2)):  # fmt: skip
         assert await one.received(content) in ("BACKUP_DAMAGED", "BACKUP_UNSAFE"), content[:20]
         assert not list(one.board.folder.iterdir())

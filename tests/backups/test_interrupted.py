@@ -4,14 +4,15 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from homed.backups.records import Operation, OperationKind, State
+from homed.backups.restore_step import Step, write_step
 from homed.backups.wishes import RestoreWish, Wish
-from homed.backups.workplaces import interrupted
+from homed.backups.workplaces import JOURNAL, interrupted
 from homed.errors import BackupConflictError
 from tests.support.backup_board import BackupBoard, Folders
 from tests.support.killing import TREES, begun, fill, generations, in_memory, kill_at, measured, run, without_worker
@@ -97,6 +98,31 @@ async def test_until_it_is_ended_nothing_is_captured_or_restored(broken: Broken)
         assert caught.value.code == "BACKUP_BUSY"
     await broken.recovered()
     assert (await broken.board.create()).state is State.SUCCEEDED
+
+
+class Ending(Folders):
+    """A worker that has outlived its homed ends the restore just as the next homed has found it."""
+
+    def keep_held(self, names: Sequence[str], why: str) -> None:
+        super().keep_held(names, why)
+        (journal,) = (self.root.parent / "state" / "backup-work").glob(f"*/{JOURNAL}")
+        journal.unlink()
+
+
+async def test_a_restore_that_a_left_worker_ends_while_homed_starts_holds_no_service(tmp_path: Path) -> None:
+    work = tmp_path / "state" / "backup-work" / "one"
+    work.mkdir(parents=True)
+    (work / JOURNAL).write_text("{}")
+    write_step(work, Step(held=("web",), services=(), config=False, keys=False))
+    board = BackupBoard(tmp_path)
+    board.services = Ending(tmp_path / "volumes")
+    async with board:
+        assert board.services.held == {"web"}
+        async with asyncio.timeout(30):
+            while board.services.held:
+                await asyncio.sleep(0.01)
+        await board.idle()
+        assert not work.exists()
 
 
 def test_also_what_ends_it_may_be_killed(tmp_path: Path) -> None:

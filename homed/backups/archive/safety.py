@@ -8,6 +8,7 @@
 - There are no device nodes. A container's root can make them, but not use them; put back by the board's root they would
   open the board's disks to whoever gets at them there. The packer leaves them out, so none is refused here for nothing.
 - A name stands there twice only where a file was read again, or a folder on the way to one.
+- Of homed's own state, the files that a restore reads are plain files of a size that homed can read.
 
 What cannot be told from one member is looked up in the manifest's lines, many at once, so that memory does not grow
 with the archive: a table of bits says which names may have come twice.
@@ -16,8 +17,8 @@ with the archive: a table of bits says which names may have come twice.
 from collections.abc import Iterator
 from typing import Final
 
-from homed.backups.archive import manifest, prefixes
-from homed.backups.archive.follow import Entry, show, unsafe
+from homed.backups.archive import manifest, prefixes, state
+from homed.backups.archive.follow import Entry, real_size, show, unsafe
 from homed.backups.archive.spool import Spool
 from homed.backups.records import Backup, Section
 from homed.errors import ArchiveError
@@ -37,6 +38,7 @@ class _Run:
         self.prefix = prefix
         self.below = prefix + b"/"
         self.single = single
+        self.is_state = prefix == state.PREFIX
         self.spooled = spooled
         self.first = first
         self.offset = self.end = offset
@@ -58,6 +60,7 @@ class Checks:
         self._index = -1
         self._links: list[tuple[int, bytes]] = []
         self._perhaps_twice: set[bytes] = set()
+        self._has_records = False
 
     def see(self, entry: Entry) -> None:
         self._index += 1
@@ -83,6 +86,8 @@ class Checks:
                 raise unsafe(f"it goes too deep at '{show(name)}'")
         elif kind != "file":
             self._check_other(run, entry)
+        if run.is_state:
+            self._check_state(run, entry)
         at = hash(name) % _BITS
         bit = 1 << (at & 7)
         if run.seen[at >> 3] & bit:
@@ -109,6 +114,8 @@ class Checks:
             if prefix not in declared:
                 raise unsafe(f"'{show(prefix)}' is not in its manifest")
             section = declared[prefix]
+            if run.is_state and not self._has_records:
+                raise ArchiveError(f"the backup's state holds no {state.RECORDS}")
             said = section.members, section.size, section.offset, section.length, section.single
             if said != (run.members, run.size, run.offset, run.end - run.offset, run.single):
                 raise ArchiveError(f"the archive is damaged: its manifest says otherwise of '{section.prefix}'")
@@ -132,6 +139,13 @@ class Checks:
         run = _Run(prefix, entry.start, single=single, spooled=self._lines.length, first=self._index)
         self._run = self._runs[prefix] = run
         return run
+
+    def _check_state(self, run: _Run, entry: Entry) -> None:
+        name = entry.name[len(run.below) :].decode("utf-8", "replace")
+        fault = state.fault(name, entry.kind, real_size(entry) if entry.kind == "sparse" else entry.size)
+        if fault is not None:
+            raise unsafe(fault)
+        self._has_records |= name == state.RECORDS
 
     def _check_other(self, run: _Run, entry: Entry) -> None:
         if entry.kind in ("char", "block"):

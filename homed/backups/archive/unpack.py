@@ -1,13 +1,13 @@
 """Lays sections of an archive out in folders: a tar each, and one pass over the archive."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from homed.backups.archive import tar
+from homed.backups.archive import state, tar
 from homed.backups.archive.blocks import END
-from homed.backups.archive.follow import show
+from homed.backups.archive.follow import Entry, Follower, show
 from homed.backups.archive.stream import Stream, explained
 from homed.backups.records import Section
 from homed.backups.worker.context import Watch
@@ -26,12 +26,29 @@ def unpack(path: Path, unlock: Unlock | None, pieces: Sequence[tuple[Section, Pa
     wanted = sorted((piece for piece in pieces if piece[0].members), key=lambda piece: piece[0].offset)
     if not wanted:
         return
+    _unpack(path, unlock, wanted, watch)
+
+
+def unpack_state(path: Path, unlock: Unlock | None, section: Section, folder: Path, watch: Watch) -> None:
+    """Unpack the files of homed's own state that a restore reads, and nothing else of it, as `unpack` does."""
+    below = section.prefix.encode() + b"/"
+    read = {below + name.encode() for name in state.MAX_BYTES}
+    _unpack(path, unlock, [(section, folder)], watch, lambda entry: entry.name in read)
+
+
+def _unpack(
+    path: Path,
+    unlock: Unlock | None,
+    pieces: Sequence[tuple[Section, Path]],
+    watch: Watch,
+    wanted: Callable[[Entry], bool] | None = None,
+) -> None:
     tar.check()
     with explained("unpack"), Stream(path, unlock, watch, counted=False) as stream:
         source = _Source(stream, watch)
-        for section, folder in wanted:
+        for section, folder in pieces:
             source.skip(section.offset)
-            _section(source, section, folder, watch)
+            _section(source, section, folder, watch, wanted)
 
 
 class _Source:
@@ -61,17 +78,20 @@ class _Source:
             yield piece
 
 
-def _section(source: _Source, section: Section, folder: Path, watch: Watch) -> None:
+def _section(
+    source: _Source, section: Section, folder: Path, watch: Watch, wanted: Callable[[Entry], bool] | None
+) -> None:
     what = f"{section.name} cannot be unpacked"
     with tempfile.TemporaryFile() as log:
         process = tar.start(tar.extract(folder, section.prefix), log, stdin=-1)
         with watch.run(process):
             pipe = process.stdin
             assert pipe is not None
+            write = pipe.write if wanted is None else _only(wanted, pipe.write)
             broken = False
             try:
                 for piece in source.pieces(section.length):
-                    pipe.write(piece)
+                    write(piece)
                     watch.advance(bytes=len(piece))
                 pipe.write(END)
                 pipe.close()
@@ -81,6 +101,12 @@ def _section(source: _Source, section: Section, folder: Path, watch: Watch) -> N
         watch.check()
         _judge(log, status, what, watch, broken=broken)
     watch.advance(files=section.members)
+
+
+def _only(wanted: Callable[[Entry], bool], write: Callable[[memoryview], object]) -> Callable[[memoryview], object]:
+    """Return a `write` that passes on the wanted members alone."""
+    follower = Follower(lambda entry: None, emit=write, wanted=wanted, digest=False)
+    return lambda piece: follower.feed(bytes(piece))
 
 
 def _judge(log: IO[bytes], status: int, what: str, watch: Watch, *, broken: bool) -> None:

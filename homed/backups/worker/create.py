@@ -9,7 +9,7 @@ import msgspec
 
 from homed import atomic
 from homed.backups import catalog
-from homed.backups.archive import seal
+from homed.backups.archive import seal, state
 from homed.backups.archive.pack import Packer
 from homed.backups.records import Backup, Section
 from homed.backups.worker.capture import Capturing, state_section
@@ -41,6 +41,7 @@ def full(request: Create, channel: Channel) -> Backup:
             for group in request.groups:
                 capturing.capture(group, pack)
             backup = packer.finish()
+        state.check_made(backup)
         _check_sealed(request, partial)
         if request.seal is not None:
             watch.phase("verifying", total=backup.size)

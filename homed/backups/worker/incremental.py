@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from homed.backups import catalog
+from homed.backups.archive import state
 from homed.backups.records import Backup, Section
 from homed.backups.worker import restic, snapshots, survey
 from homed.backups.worker.capture import Capturing, state_section
@@ -100,13 +101,14 @@ class _Making:
 
     def _rest(self, live: list[Section]) -> Backup:
         """Everything else, and the record by which another board can find it all."""
-        state = msgspec.structs.replace(state_section(), stored=self._request.state)
-        there = [section for section, _ in self._located([(one, Path(one.stored)) for one in [state, *live]])]
+        own = msgspec.structs.replace(state_section(), stored=self._request.state)
+        there = [section for section, _ in self._located([(one, Path(one.stored)) for one in [own, *live]])]
         there = [self._measured(section) for section in there]
-        self._sections = [there[0], *self._sections, *there[1:]]
+        self._sections = [*there[:1], *self._sections, *there[1:]]
         draft = msgspec.structs.replace(
             self._request.draft, sections=tuple(self._sections), repository=self._repository.url
         )
+        state.check_made(draft)
         record = Path(self._request.state).with_name(restic.RECORD)
         catalog.write_record(record, draft)
         self._watch.phase("capturing")

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from homed.backups import names
-from homed.backups.archive import formats, seal, unlocking
+from homed.backups.archive import formats, seal, state, unlocking
 from homed.backups.archive import verify as archive
 from homed.backups.records import Backup, Type
 from homed.backups.worker import create
@@ -20,9 +20,12 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
     repository, and of a sealed archive that is not opened.
     """
     if request.repository is not None:
-        from homed.backups.worker import restic
+        from homed.backups.worker import restic, snapshots
 
-        restic.check(request.repository, Path(request.work), watch)
+        work = Path(request.work)
+        if request.record is not None:
+            snapshots.Snapshots(request.repository, request.record, work, watch).verify()
+        restic.check(request.repository, work, watch)
         return None
     path = Path(request.path)
     size = path.stat().st_size
@@ -37,6 +40,7 @@ def verify(request: Verify, watch: Watch) -> Backup | None:
     unlock = unlocking.unlocked(path, request.unlock, watch)
     backup = archive.verify(path, Path(request.work) / "manifest", unlock, watch)
     _check_name(request.name, path, backup)
+    state.section_of(backup)
     return msgspec.structs.replace(
         backup,
         name=request.name,

@@ -66,7 +66,7 @@ class Create(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class Verify(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Read a backup to its end. `upload` where it has no record yet: one is made. A sealed archive that nothing is
-    given for is compared with its `digest`.
+    given for is compared with its `digest`. `record` is what is known of an incremental backup.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Verify(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     path: str = ""
     unlock: Unlock | None = None
     repository: Repository | None = None
-    snapshot: str | None = None
+    record: Backup | None = None
     digest: str | None = None
     upload: bool = False
 

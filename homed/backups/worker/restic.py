@@ -139,17 +139,28 @@ def listed(
     Restic(repository, work, watch).run("ls", "--json", "--no-lock", snapshot, *sorted(folders or ()), line=line)
 
 
-def restore(repository: Repository, snapshot: str, stored: str, into: Path, work: Path, watch: Watch) -> None:
+def restore(
+    repository: Repository,
+    snapshot: str,
+    stored: str,
+    into: Path,
+    work: Path,
+    watch: Watch,
+    *,
+    only: Sequence[str] = (),
+) -> None:
     """Restore what was saved as the path `stored` into the empty folder `into`, which becomes it; a file: `into/file`.
 
-    What restic restores lies beside until it is whole. ArchiveError (BACKUP_DAMAGED) where it is not in the snapshot.
+    `only`: these names in the folder `stored` alone. What restic restores lies beside until it is whole.
+    ArchiveError (BACKUP_DAMAGED) if it is not in the snapshot.
     """
     restic = Restic(repository, work, watch)
     sparse = ["--sparse"] if _version(restic) >= _SPARSE_FROM else []
     progress = _Progress(watch)
+    wanted = [_literal(f"{stored}/{name}") for name in only] or [_literal(stored)]
     with _held(into) as held:
         restic.run(
-            *("restore", snapshot, "--json", "--target", str(held), "--include", _literal(stored), *sparse),
+            *("restore", snapshot, "--json", "--target", str(held), *_each("--include", wanted), *sparse),
             line=progress.take,
         )
         found = held.joinpath(*Path(stored).parts[1:])

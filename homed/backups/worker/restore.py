@@ -9,8 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from homed.backups import boardstate
-from homed.backups.archive import unlocking, unpack, verify
+from homed.backups.archive import state, unlocking, unpack, verify
 from homed.backups.archive.follow import show, unsafe
 from homed.backups.records import Backup, Section
 from homed.backups.worker import journal, preflight, swap
@@ -21,14 +20,10 @@ from homed.backups.worker.messages import Plan, Recover, Restore, Tree
 from homed.backups.worker.snapshots import Snapshots
 from homed.backups.worker.staging import Place
 from homed.backups.worker.swap import Swap
-from homed.errors import ArchiveError, BackupError, HomedError
+from homed.errors import BackupError, HomedError
 
-_LARGEST_STATE = 1 << 30
-_MOST_IN_STATE = 100
-# What homed reads as a whole, and has memory for.
-_LARGEST = {boardstate.RECORDS: 64 << 20, boardstate.OVERLAY: 1 << 20, boardstate.CONFIG: 1 << 20}
 _CONFIG_MODE = 0o644  # as the package installs it: it holds no secrets, but names their files
-OWN = "own"  # where in the operation's folder homed's own state is unpacked, for homed to read
+OWN = "own"  # where in the operation's folder lies what homed reads of its own state
 
 
 def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
@@ -45,7 +40,7 @@ def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
     backup = held.verify()
     own = work / OWN
     own.mkdir(mode=0o700)
-    held.unpack([(_state_of(backup), own)])
+    held.unpack_state(state.section_of(backup), own)
     _check_own(own)
     plan = msgspec.convert(channel.ask("plan", backup=msgspec.to_builtins(backup)).data, Plan, str_keys=True)
     places = _preflight(held, plan, work, request.reserve)
@@ -84,6 +79,9 @@ class Archive:
     def unpack(self, pieces: Sequence[tuple[Section, Path]]) -> None:
         unpack.unpack(self._path, self._unlock, pieces, self._watch)
 
+    def unpack_state(self, section: Section, folder: Path) -> None:
+        unpack.unpack_state(self._path, self._unlock, section, folder, self._watch)
+
     def changes(self, trees: Sequence[Tree]) -> list[dict[str, object]]:
         self._watch.phase("comparing", total=self._path.stat().st_size)
         changes = Changes(trees)
@@ -91,24 +89,15 @@ class Archive:
         return changes.told()
 
 
-def _state_of(backup: Backup) -> Section:
-    """ArchiveError where there is none, or it is larger than any homed's: it is unpacked beside homed's own."""
-    for section in backup.sections:
-        if section.kind == "state":
-            if section.size > _LARGEST_STATE or section.members > _MOST_IN_STATE:
-                raise unsafe("its state is larger than any homed's")
-            return section
-    raise ArchiveError("the backup holds no state of homed's")
-
-
 def _check_own(own: Path) -> None:
-    """ArchiveError where it is not plain files of a fit size: homed reads them, with more rights than who sent them."""
+    """ArchiveError if it is not plain files of a fit size: homed reads them, with more rights than who sent them."""
     for path in own.iterdir():
         there = path.lstat()
         if not stat.S_ISREG(there.st_mode) or there.st_nlink != 1:
             raise unsafe(f"its state holds '{show(os.fsencode(path.name))}', which is no plain file")
-        if there.st_size > _LARGEST.get(path.name, _LARGEST_STATE):
-            raise unsafe(f"its {path.name} is larger than any homed's")
+        fault = state.fault(path.name, "file", there.st_size)
+        if fault is not None:
+            raise unsafe(fault)
 
 
 def _swap_in(
@@ -165,7 +154,7 @@ def _stage(held: "Archive | Snapshots", trees: Sequence[Tree], places: Sequence[
     pieces = []
     for tree, place in zip(trees, places, strict=True):
         if tree.section.kind == "config":
-            _stage_config(own / boardstate.CONFIG, place)
+            _stage_config(own / state.CONFIG, place)
         else:
             pieces.append((tree.section, place.tree))
     held.unpack(pieces)

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from homed.backups.archive import state
+from homed.backups.archive.follow import unsafe
 from homed.backups.records import Backup, Section
 from homed.backups.worker import restic
 from homed.backups.worker.context import Watch
@@ -61,6 +63,13 @@ class Snapshots:
             if devices := _without_devices(folder):
                 self._watch.warn(f"{section.name}: device nodes are not restored ({devices})")
 
+    def unpack_state(self, section: Section, folder: Path) -> None:
+        """Restore the files of homed's own state that a restore reads, and nothing else of it."""
+        snapshot = self._snapshot_of(section)
+        restic.restore(
+            self._repository, snapshot, section.stored, folder, self._work, self._watch, only=tuple(state.MAX_BYTES)
+        )
+
     def changes(self, trees: Sequence[Tree]) -> list[dict[str, object]]:
         """Trees as a whole: what is in them stands in the repository."""
         return [{"name": tree.section.name, "target": tree.target} for tree in trees if tree.section.kind != "config"]
@@ -71,23 +80,28 @@ def described(
 ) -> list[Section]:
     """The sections as a snapshot holds them: file or folder, and its members and size if the record has none.
 
-    ArchiveError (BACKUP_DAMAGED) if one is not in the snapshot, or neither a file nor a folder.
+    ArchiveError (BACKUP_DAMAGED) if one is not in the snapshot, or neither a file nor a folder; BACKUP_UNSAFE if of
+    homed's own state a restore would refuse a file.
     """
     whole = any(not section.members for section in sections)
     roots = {section.stored: _Root() for section in sections}
+    own = next((section.stored for section in sections if section.kind == "state"), None)
+    read: dict[str, str | None] = {}  # of homed's own state: what would be refused of each file
 
     def take(node: Mapping[str, Any]) -> None:
         path, kind, size = str(node.get("path")), str(node.get("type")), int(node.get("size", 0))
         if (root := roots.get(path)) is not None:
             root.kind = kind
+        above, _, file = path.rpartition("/")
+        if above == own and file in state.MAX_BYTES:
+            read[file] = state.fault(file, kind, size)
         for above in _and_above(path) if whole else ():
             if (root := roots.get(above)) is not None:
                 root.members += 1
                 root.size += size
 
-    restic.listed(
-        repository, snapshot, None if whole else {str(Path(path).parent) for path in roots}, work, watch, take
-    )
+    folders = {str(Path(path).parent) for path in roots} | ({own} if own is not None else set())
+    restic.listed(repository, snapshot, None if whole else folders, work, watch, take)
     found = []
     for section in sections:
         root = roots[section.stored]
@@ -97,7 +111,16 @@ def described(
         if not section.members:
             changed = msgspec.structs.replace(changed, members=root.members, size=root.size, apparent_size=root.size)
         found.append(changed)
+    _check_state(snapshot, own, read)
     return found
+
+
+def _check_state(snapshot: str, own: str | None, read: Mapping[str, str | None]) -> None:
+    fault = next((fault for fault in read.values() if fault is not None), None)
+    if fault is not None:
+        raise unsafe(fault)
+    if own is not None and state.RECORDS not in read:
+        raise ArchiveError(f"the snapshot {snapshot} holds no {state.RECORDS} of homed's state")
 
 
 class _Root:
