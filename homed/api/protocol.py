@@ -122,6 +122,9 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        """Answer what a handler raised. What it raised because the client has gone is nobody's error, and ends it."""
+        if isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
+            raise exc
         response = super().handle_error(request, status, exc, message)
         if self._refusal is None:
             return response

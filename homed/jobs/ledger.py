@@ -91,7 +91,7 @@ class Ledger:
                 known.add(record.key)
                 try:
                     entry = _entry(record)
-                except ValueError as error:
+                except Exception as error:  # noqa: BLE001  whatever it is, the others must be read
                     await damage.set_aside(self._store, BUCKET, record, error)
                     continue
                 self._index.put(entry.job, entry.stored)

@@ -193,3 +193,35 @@ async def test_trailers_and_extensions_of_chunks_that_do_not_end_end_the_connect
     body = b'2\r\n{"\r\n8;ext=1\r\nname":"a\r\n2\r\n"}\r\n0\r\nX-Trailer: 1\r\n\r\n'
     closing = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert (await raw(server.port, closing + body)).startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_client_that_goes_while_it_is_answered_is_no_error_of_homed(
+    gone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What fails in the same way while the client is there is one."""
+    ended = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        try:
+            if gone:
+                assert request.transport is not None
+                request.transport.abort()
+            raise ConnectionResetError("cannot write to a closing transport")
+        finally:
+            ended.set()
+
+    application = web.Application()
+    application.router.add_get("/", handler)
+    runner = protocol.Runner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        with contextlib.suppress(ConnectionError):
+            answer = await raw(runner.addresses[0][1], b"GET / HTTP/1.1\r\n" + _HOST + b"Connection: close\r\n\r\n")
+            assert answer.startswith(b"" if gone else b"HTTP/1.1 500 ")
+        await ended.wait()
+    finally:
+        await runner.cleanup()
+    assert bool([one for one in caplog.records if one.levelname == "ERROR"]) is not gone

@@ -172,6 +172,17 @@ async def test_content_that_is_gone_from_the_store_is_an_error_and_no_shorter_jo
         assert [one.id for one in (await b.jobs.page(Query())).jobs] == [job.id]
 
 
+async def test_a_record_too_deep_to_be_read_does_not_keep_the_others_from_being_read(tmp_path: Path) -> None:
+    async with board(tmp_path) as b:
+        job = await ended(b, Result(exit_code=0))
+        for size in (5_000, 50_000):
+            await b.world.store.put(BUCKET, f"deep{size}", b'{"work":' + b"[" * size + b"]" * size + b"}", 0)
+    async with board(tmp_path) as b:
+        assert (await b.jobs.get(job.id)).work == LARGE
+        with pytest.raises(NotFoundError):
+            await b.jobs.get("deep5000")
+
+
 async def test_content_that_is_damaged_is_an_error_of_that_job_alone(tmp_path: Path) -> None:
     async with board(tmp_path, slots=1) as b:
         jobs = [await b.jobs.submit(new(LARGE, requirements=Requirements(required_role="nobody"))) for _ in range(2)]
