@@ -166,8 +166,11 @@ class Keeper:
             return
         judged = (self._digest, self._config())
         if judged != self._judged:
-            self._not_allowed = await self._executor.refusal(spec)
-            self._judged = judged
+            refusal = await self._executor.refusal(spec)
+            if refusal and refusal != self._not_allowed:
+                log.warning("%s: runs, and could not be started again: %s", self.name, refusal,
+                            extra={"fields": {"service": self.name}})  # fmt: skip
+            self._judged, self._not_allowed = judged, refusal
 
     def _wanted(self, service: Service) -> Wanted:
         return records.wanted(service, self._holds.find(self.name), self._holds.spared(self.name))

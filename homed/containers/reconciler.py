@@ -15,6 +15,7 @@ from homed.containers.records import Service
 from homed.containers.services import Services
 from homed.containers.spec import Condition
 from homed.containers.view import View
+from homed.errors import ConflictError
 from homed.events import Events
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,19 @@ class Reconciler:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def check_restart(self, service: Service) -> None:
+        """ConflictError (NOT_ALLOWED) if its container runs and could not be started again: a restart would end it."""
+        container = self.report(service.name).container
+        if container is None or not container.is_up:
+            return
+        refusal = await self._executor.refusal(service.effective)
+        if refusal:
+            raise ConflictError(
+                f"Service '{service.name}' is left running, since it could not be started again: {refusal}",
+                code="NOT_ALLOWED",
+                details={"service_name": service.name},
+            )
 
     def report(self, name: str) -> Report:
         keeper = self._keepers.get(name)

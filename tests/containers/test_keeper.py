@@ -24,7 +24,7 @@ from homed.containers.services import Services
 from homed.containers.spec import HealthCheck, ServiceSpec
 from homed.containers.streams import Streams
 from homed.containers.view import View
-from homed.errors import EngineError, EngineUnavailableError
+from homed.errors import ConflictError, EngineError, EngineUnavailableError
 from homed.events import Event, Events
 from homed.observation import struggling
 from homed.store.sqlite import SqliteStore
@@ -367,7 +367,7 @@ async def test_a_service_enabled_anew_is_started_whatever_its_policy(rig: Rig, p
     assert not rig.services.get("web").service.restart
 
 
-async def test_what_runs_and_is_allowed_no_more_runs_on_and_says_so(rig: Rig) -> None:
+async def test_what_runs_and_is_allowed_no_more_runs_on_and_says_so(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     await rig.create("web", volumes=("/srv/web:/data",))
     await rig.reaches("web", "running")
     before = rig.id("web")
@@ -379,12 +379,20 @@ async def test_what_runs_and_is_allowed_no_more_runs_on_and_says_so(rig: Rig) ->
     )
     assert rig.id("web") == before and rig.engine.running() == ["web"]
     assert struggling([("web", report)])
+    assert (
+        len([one for one in caplog.messages if one.startswith("web: runs, and could not be started again: vol")]) == 1
+    )
+    with pytest.raises(ConflictError, match="left running, since it could not be started again: volumes") as refused:
+        await rig.reconciler.check_restart(rig.services.get("web").service)
+    assert refused.value.code == "NOT_ALLOWED"
     rig.engine.end(before)
     await rig.until(lambda: rig.reconciler.report("web").reason == "start_failed")
     assert "containers.data_roots" in str(rig.reconciler.report("web").message)
     rig.config[0] = msgspec.structs.replace(rig.config[0], data_roots=("/srv",))
+    await rig.reconciler.check_restart(rig.services.get("web").service)
     rig.reconciler.retry("web")
     await rig.reaches("web", "running")
+    await rig.reconciler.check_restart(rig.services.get("web").service)
 
 
 async def test_a_container_renamed_by_hand_gets_its_name_back(rig: Rig) -> None:

@@ -123,6 +123,24 @@ def test_privileges_are_refused_unless_the_file_allows_them(engine: DockerEngine
     assert engine.inspect("root")["HostConfig"]["Privileged"] is True
 
 
+def test_a_restart_does_not_end_what_could_not_be_started_again(
+    engine: DockerEngine, start: Start, tmp_path: Path
+) -> None:
+    homed = start()
+    (tmp_path / "data").mkdir()
+    homed.api.create("web", image=IMAGE, command=IDLE, volumes=[f"{tmp_path}/data:/data"], stop_timeout=0)
+    homed.api.await_status("web", "running")
+    before = container_id(engine, "web")
+    homed.tables["containers"]["data_roots"] = ["/srv"]  # as an upgrade to stricter rules
+    homed.write_config()
+    homed.restart().await_ready()
+    homed.api.await_reason("web", "not_allowed")
+    assert "web: runs, and could not be started again: volumes[0]: " in homed.log
+    refused = homed.api.act("web", "restart")
+    assert (refused.status, refused.code) == (409, "NOT_ALLOWED")
+    assert homed.api.service("web")["status"] == "running" and container_id(engine, "web") == before
+
+
 def test_what_was_stored_is_checked_again_when_its_container_is_made(
     engine: DockerEngine, start: Start, tmp_path: Path
 ) -> None:

@@ -233,7 +233,9 @@ class _Resource:
                 service, stopped=False, restart=True, rejected=None, pull=service.pull or call.query.pull
             )
 
-        return await self._act(call.path["service_name"], change, "restarted", running=True)
+        name = call.path["service_name"]
+        await self._reconciler.check_restart(self._services.get(name).service)
+        return await self._act(name, change, "restarted", running=True)
 
     async def pull(self, call: Call) -> object:
         name = call.path["service_name"]
