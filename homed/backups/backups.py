@@ -292,7 +292,7 @@ class Backups:
         return await self._begin(OperationKind.RECEIVE, "repository", work)
 
     async def unlock(self, *, force: bool) -> Operation:
-        """Remove the locks that others have left in the repository. BackupConflictError (NO_REPOSITORY)."""
+        """Remove the locks that others have left in the repository. Raises: BackupConflictError (NO_REPOSITORY)."""
         repository = await asyncio.to_thread(secrets.repository, self._config().repository, self._board.state)
 
         async def work(running: Running) -> Mapping[str, object]:

@@ -63,7 +63,7 @@ class BoardState:
                 shutil.copyfileobj(file, copy)
 
     async def commit(self) -> None:
-        """End the state of a board whose database was lost: what was put is its own from now on. StoreError."""
+        """Make the restored state permanent on a board whose database was lost. Raises: StoreError."""
         await self._store.start_anew()
 
     async def put(self, saved: Saved, *, keys: bool) -> None:

@@ -75,7 +75,7 @@ class Conversation:
             failure = failure_of(error)
             return Reply(failure.message, code=failure.code, details=failure.details)
         except Exception:
-            # The worker takes back what it has done; were it left alone, the same would come again and again.
+            # The worker rolls back; without an answer it would repeat the same request forever.
             log.exception("homed's part of an operation on backups failed")
             return Reply("an internal error of homed's: the log says more", code=HomedError.code)
 
@@ -102,7 +102,7 @@ class Conversation:
             return await self._reader.readline()
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and self._cancelled.is_set() and not self._applied:
-                # It has ended as it was told to: what homed had yet to say met a closed socket.
+                # The worker ended as requested: homed's last message met a closed socket.
                 raise BackupError("it was cancelled: the board is as it was", code="BACKUP_CANCELLED") from error
             raise BackupError(f"the backup worker cannot be understood: {error}") from error
 

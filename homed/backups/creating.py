@@ -155,5 +155,5 @@ class Creating:
 
 
 def _left_behind(root: Path) -> list[str]:
-    """What restores could not remove: it may lie in a volume, and is no part of it."""
+    """Return the directories that restores could not remove: they may lie in a volume, but are no part of it."""
     return [str(path) for work in unfinished(root) for path in journal.left_behind(work)]

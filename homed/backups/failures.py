@@ -85,7 +85,7 @@ def raised(failure: Failure) -> HomedError:
 
 
 def _class_of(failure: Failure) -> type[HomedError]:
-    """Return the class that an error is raised as: by its code, by the class that it had, or BackupError."""
+    """Return the exception class for a stored failure: by its code, by its original class, or BackupError."""
     known = _KINDS.get(failure.code)
     if known is not None:
         return known

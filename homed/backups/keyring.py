@@ -1,10 +1,11 @@
-"""The board's own key, for archives that a passphrase opens: made once, so that each can be sealed with nobody there.
+"""The board's own key for passphrase-protected archives: created once, so that backups are encrypted unattended.
 
-An X25519 identity is made and sealed by the passphrase; its recipient stands beside it in the same file, so that a
-power cut leaves the old pair or the new one. Each archive carries the sealed identity: it opens with the passphrase
-that was set when it was made.
+The passphrase encrypts an X25519 identity; its recipient is stored in the same file, so that a power cut leaves the old
+pair or the new one. Each archive carries the encrypted identity, and opens with the passphrase that was set when the
+archive was made.
 
-Making a key and opening one take scrypt's memory for a second or some (see `passphrase.py`); sealing a backup does not.
+Creating and decrypting a key take scrypt's memory for about a second (see `passphrase.py`); encrypting a backup does
+not.
 """
 
 from pathlib import Path
@@ -86,7 +87,7 @@ def stripped(passphrase: str) -> str:
 def _read(folder: Path) -> _Key | None:
     try:
         key = msgspec.json.decode((folder / FILE).read_bytes(), type=_Key)
-        age.check(key.identity)  # nothing is sealed for an identity that nobody could open
+        age.check(key.identity)  # never encrypt for an identity that nobody could decrypt
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, age.AgeError) as error:

@@ -131,7 +131,7 @@ async def worker(start: Start, work: Path) -> AsyncIterator[Connection]:
             try:
                 await asyncio.shield(started.end())
             except HomedError as error:
-                # It has lost its socket, and ends by itself: what it did is done.
+                # It has lost its socket, and ends by itself; its work is kept.
                 log.warning("A backup worker could not be stopped: %s", error.message)
     finally:
         server.close()

@@ -1,6 +1,6 @@
-"""What restores that have ended could not remove (immutable files, a mount in the way): tried again, ever more seldom.
+"""Leftovers of ended restores (immutable files, a mount in the way): removal is retried with growing delays.
 
-It keeps no service and no other operation waiting.
+No service and no other operation waits for it.
 """
 
 import asyncio
@@ -18,7 +18,9 @@ _CLEAN_TIMEOUT = 3600.0
 
 
 class Leftovers:
-    """`clean` removes those in an operation's folder and returns why it cannot; it is not called while `busy`."""
+    """Removes leftovers. `clean` removes those in an operation's directory, or returns the reason why it cannot; it is
+    not called while `busy`.
+    """
 
     def __init__(
         self,
@@ -36,11 +38,11 @@ class Leftovers:
 
     @property
     def message(self) -> str:
-        """What is left and why, for /health; empty if nothing is."""
+        """The leftovers and the reason for each, for /health; empty if there are none."""
         return "; ".join(f"what a restore replaced is still there: {why}" for _, why in sorted(self._why.items()))
 
     async def look(self) -> None:
-        """Try to remove what is due."""
+        """Try to remove the leftovers that are due."""
         there = await asyncio.to_thread(unfinished, self._root)
         for gone in self._why.keys() - set(there):
             del self._why[gone]
@@ -48,7 +50,7 @@ class Leftovers:
         for work in there:
             at, delay = self._due.get(work, (0.0, _FIRST_DELAY))
             if self._monotonic() < at or self._busy():
-                self._why.setdefault(work, "it is removed as soon as nothing else is under way")
+                self._why.setdefault(work, "it is removed once no other operation runs")
                 continue
             await self._try(work, delay)
 

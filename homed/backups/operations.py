@@ -166,7 +166,7 @@ class Operations:
         return operation
 
     async def wait(self, id: str) -> Operation:
-        """Until it has ended, or homed ends. NotFoundError (OPERATION_NOT_FOUND)."""
+        """Wait until the operation or homed has ended. Raises: NotFoundError (OPERATION_NOT_FOUND)."""
         if self._running is not None and self._running.id == id:
             await self._running.over.wait()
         return self.get(id)
@@ -184,7 +184,7 @@ class Operations:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._running is not None:  # its task had not even begun
+        if self._running is not None:  # its task had not started yet
             self._running.over.set()
         for operation in self.all():
             if not operation.ended:

@@ -71,8 +71,8 @@ class Parts:
         backups.operations.listen(self._note)
 
     async def load(self) -> None:
-        """Read what is on the disk. Services of a restore that was killed are held until it is ended. BackupError."""
-        # First: what stands in the way of all else must not let a service see half of its data.
+        """Read the stored state. Services of an interrupted restore stay stopped until it ends. Raises: BackupError."""
+        # First of all: no later failure may let a service see half of its data.
         for work in interrupted(self._work):
             step = await asyncio.to_thread(read_step, work)
             self._interrupted.add(work)
@@ -156,7 +156,7 @@ class Parts:
     def _note(self, operation: Operation) -> None:
         self.ended[str(operation.kind), str(operation.state)] += 1
         if operation.kind is OperationKind.RESTORE:
-            self._broken_off.set()  # its services stand still if its worker was killed; or something was left
+            self._broken_off.set()  # its services stay stopped if its worker was killed; or leftovers exist
         if operation.schedule is not None:
             self._last[operation.schedule] = operation
 

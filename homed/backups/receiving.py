@@ -50,7 +50,7 @@ class Receiving:
                     if size > self._most():
                         raise TooLargeError(f"an archive may have {self._most()} bytes here: see backups.max_upload")
                     if head is not None and len(head := head + chunk[: formats.HEAD]) >= formats.HEAD:
-                        formats.check(name, head)  # before the rest is waited for
+                        formats.check(name, head)  # before waiting for the rest
                         head = None
                     await asyncio.to_thread(self._write, file.fileno(), chunk)
                 if head is not None:

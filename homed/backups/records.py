@@ -17,12 +17,12 @@ class Type(StrEnum):
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """One tree of a backup. `kind` is `state`, `volume` or `path`; `name` the volume's name or the path on the board.
 
-    `prefix` is where it stands in the archive (`volumes/data`), `stored` where it lay when it was read. `users` are
-    the services that mount it; `single` where the path is a file. `changed` are files that changed while they were read
-    and could not be read in peace (at most 100 names), `changed_count` how many. `cloned`: read from a clone made in an
-    instant. `size` in bytes is without the holes of sparse files, `apparent_size` with them (0: not known).
-    `snapshot` is the restic snapshot that holds it, where it is not the backup's own. `offset` and `length`:
-    where its members stand in the archive, in bytes of the tar before it is compressed.
+    `prefix` is its path in the archive (`volumes/data`), `stored` its path on the board when it was read. `users` are
+    the services that mount it; `single` is true if the path is a file. `changed` are files that changed during every
+    attempt to read them (at most 100 names), `changed_count` their number. `cloned`: read from an instant clone. `size`
+    in bytes excludes the holes of sparse files, `apparent_size` includes them (0: not known). `snapshot` is the restic
+    snapshot that holds it, if it is not the backup's own. `offset` and `length`: the position of its members in the
+    archive, in bytes of the tar before compression.
     """
 
     kind: str
@@ -99,7 +99,7 @@ class State(StrEnum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why an operation failed: a stable code, and words for people. `kind` is the error's class, "" if unknown."""
+    """The failure of an operation: a stable code, and a message for people. `kind` is the error's class, or empty."""
 
     code: str
     message: str

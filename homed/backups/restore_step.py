@@ -1,4 +1,4 @@
-"""homed's part of a restore, kept on the disk: so that a homed that was killed before it can do it later."""
+"""The daemon's step of a restore, stored on disk so that it can be completed after a crash."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ STEP = "restore.json"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What homed has to do once the trees are swapped: kept on the disk, so that a homed that was killed can.
+    """The daemon's work once the trees are swapped, stored on disk so that it can be completed after a crash.
 
-    `file_settings`: the owner's file is one of the trees. Older homeds had it always so.
+    `file_settings`: the owner's file is one of the trees, as it always was in older versions.
     """
 
     held: tuple[str, ...]
@@ -24,7 +24,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_step(work: Path, step: Step) -> None:
-    """BackupError if it cannot be written."""
+    """Store the step durably. Raises: BackupError."""
     try:
         atomic.write(work / STEP, msgspec.json.encode(step))
     except OSError as error:
@@ -32,7 +32,7 @@ def write_step(work: Path, step: Step) -> None:
 
 
 def read_step(work: Path) -> Step:
-    """What was to be done there; nothing, where it had not come so far."""
+    """Read the stored step; return an empty one if the restore had not got that far."""
     try:
         return msgspec.json.decode((work / STEP).read_bytes(), type=Step)
     except (OSError, msgspec.MsgspecError):

@@ -121,7 +121,7 @@ class Restoring:
         return done.data
 
     async def clean(self, work: Path) -> list[str]:
-        """Remove what a restore that has ended could not; returns why it still cannot be. BackupError."""
+        """Remove the leftovers of an ended restore; return the reason if that fails again. Raises: BackupError."""
         async with launcher.worker(self._start, work) as connection:
             done = await Conversation(connection, lambda _: None, log.warning).run(Clean(work=str(work)), {})
         left = done.data.get("left")
@@ -150,7 +150,7 @@ class Restoring:
             try:
                 self._settings.apply()
             except Exception:
-                # All is stored by now: it is in force after a restart at the latest.
+                # Everything is stored by now: it takes effect at the next restart at the latest.
                 log.exception("The restored configuration could not be applied")
                 restart = restart or ["the restored configuration"]
         return restart
@@ -202,9 +202,9 @@ class Restoring:
         return Plan(tuple(trees), wish.dry_run, _writable(captures)), step, shown
 
     async def targets(self, backup: Backup, wish: RestoreWish) -> Plan:
-        """What the record tells of the plan before the backup is read; of a sealed one that is nothing yet.
+        """Return the part of the plan known from the record alone; nothing for an encrypted backup.
 
-        ValidationError, BackupConflictError if it is certain already that it cannot be restored so.
+        Raises: ValidationError, BackupConflictError, if the record alone shows that the restore is impossible.
         """
         if not backup.sections:
             return Plan((), wish.dry_run)
@@ -226,11 +226,11 @@ class Restoring:
         return await self._services.find_volume(section.name) or ""
 
     async def _check_strangers(self, targets: Sequence[str], held: Sequence[str]) -> None:
-        """BackupConflictError (BACKUP_IN_USE) if a container that is not homed's runs on what is to be replaced."""
+        """Check that no foreign container uses data to be replaced. Raises: BackupConflictError (BACKUP_IN_USE)."""
         strangers = await self._services.strangers(targets, held)
         if strangers:
             raise BackupConflictError(
-                f"{', '.join(strangers)} runs on what is to be replaced, and is not homed's: stop it first",
+                f"{', '.join(strangers)} uses data to be replaced, and is not homed's: stop it first",
                 code="BACKUP_IN_USE",
                 details={"containers": strangers},
             )
@@ -256,11 +256,11 @@ class Restoring:
         return await self._services.make_volume(section.name)
 
     def try_out(self, own: Path, saved: Saved, step: Step) -> list[str]:
-        """Check that the configuration can be in force here; list the settings that would stay as they are, since the
-        owner's file alone may set them. ConfigError.
+        """Check that the configuration is valid on this board; list the settings that would stay unchanged, because
+        only the owner's file may set them. Raises: ConfigError.
         """
         file, overlay = own / state.CONFIG, own / state.OVERLAY
-        # Keys are put back first, and count; that one of them is valid is seen then.
+        # Keys are restored first and count; whether one of them is valid is checked then.
         with_keys = step.keys and bool(saved.buckets.get("keys"))
         if saved.has_config and not step.file_settings:
             return self._settings.plan_restore(file, overlay, with_keys=with_keys)
@@ -329,13 +329,13 @@ class _One:
         return {}
 
     async def commit(self, data: Mapping[str, object]) -> Mapping[str, object]:
-        """All is new, and stays so: only what was replaced is yet to be removed."""
+        """Make the restored state permanent: only the removal of the replaced data remains."""
         self._committed = True
         await self.release()
         return {}
 
     async def release(self) -> None:
-        """Not if a restore is yet to be decided, at the next start: its services must not see half of it."""
+        """Release the services, unless the next start completes the restore: they must not see half of it."""
         decided = self._committed or not (self._work / JOURNAL).exists()
         if self._step is not None and self._held and decided:
             self._held = False
@@ -347,7 +347,7 @@ def _answers(one: _One) -> Mapping[str, Answer]:
 
 
 def _places(captures: Sequence[Capture]) -> dict[str, str]:
-    """Where the data of each path lies: a link that leads there is not replaced."""
+    """Resolve the real path of each target: a link that leads to it is not replaced."""
     return {source.name: source.path for one in captures for source in one.sources if source.kind == "path"}
 
 

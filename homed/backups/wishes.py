@@ -16,7 +16,7 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class RestoreWish(msgspec.Struct, frozen=True):
-    """How much of a backup is to be put back, or (`dry_run`) only planned.
+    """The extent of a restore, or (`dry_run`) of a restore plan.
 
     `services` and `volumes` are all, none, or those named: services by name; volumes by name, bind mounts by path.
     `keys` are the API keys of the board that was backed up, as far as this one does not have them. `file_settings`: the

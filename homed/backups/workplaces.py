@@ -1,4 +1,4 @@
-"""The folders of operations: one each, removed when it ends, unless a restore left something to be done later."""
+"""The working directories of operations, removed when they end unless a restore has work left to do."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ LEFT = "leftovers.json"
 
 @asynccontextmanager
 async def workplace(root: Path, id: str) -> AsyncIterator[Path]:
-    """A folder for one operation, cleared when the block is left. BackupError."""
+    """Provide a working directory for one operation, cleared at the end of the block. Raises: BackupError."""
     path = root / id
     try:
         await asyncio.to_thread(os.makedirs, path, 0o700)
@@ -31,7 +31,7 @@ async def workplace(root: Path, id: str) -> AsyncIterator[Path]:
 
 
 async def clear(work: Path) -> None:
-    """Remove an operation's folder; what is still needed in it stays."""
+    """Remove an operation's directory, except for files that are still needed."""
     await asyncio.to_thread(_clear, work)
 
 
@@ -50,10 +50,10 @@ def _clear(work: Path) -> None:
 
 
 def interrupted(root: Path) -> list[Path]:
-    """The folders of restores that are neither done nor undone."""
+    """Return the directories of restores that are neither committed nor undone."""
     return sorted(path.parent for path in root.glob(f"*/{JOURNAL}"))
 
 
 def unfinished(root: Path) -> list[Path]:
-    """The folders of restores that have ended, with something that could not be removed."""
+    """Return the directories of ended restores with leftovers that could not be removed."""
     return sorted(path.parent for path in root.glob(f"*/{LEFT}") if not (path.parent / JOURNAL).exists())

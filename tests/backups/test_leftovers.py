@@ -152,7 +152,7 @@ async def test_the_tries_become_seldom_and_are_put_off_while_something_runs(tmp_
     _left(tmp_path)
     await left.look()
     assert not tries
-    assert "nothing else is under way" in left.message
+    assert "no other operation runs" in left.message
     busy = False
     for _ in range(200):
         await left.look()

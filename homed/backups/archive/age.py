@@ -40,7 +40,7 @@ class Exit(IntEnum):
 
 
 class AgeError(Exception):
-    """`exit` says which: the key does not fit, it is not what was once sealed, or opening it costs too much."""
+    """A failure to decrypt. `exit` tells the cause: a wrong key, damaged data, or too large a work factor."""
 
     def __init__(self, why: Exit, message: str, number: int = 0):
         super().__init__(message)
@@ -50,7 +50,7 @@ class AgeError(Exception):
 
 
 def meaning(status: int, message: str, number: int) -> BackupError | OSError:
-    """The error that the program's exit status stands for."""
+    """Return the error for the program's exit status."""
     if status == Exit.KEY_WRONG:
         return ArchiveError(message, code="BACKUP_KEY_WRONG")
     if status == Exit.COSTLY:
@@ -71,13 +71,13 @@ def generate() -> tuple[str, str]:
 
 
 def wrap(identity: str, passphrase: str) -> str:
-    """Encrypt an identity by a passphrase, as `age -p -a` does. See `passphrase.WORK_FACTOR` for what that takes."""
+    """Encrypt an identity with a passphrase, as `age -p -a` does. See `passphrase.WORK_FACTOR` for the cost."""
     text = f"# public key: {parse(identity).to_public()}\n{identity}\n"
     return by_passphrase.encrypt(text.encode(), passphrase)
 
 
 def unwrap(wrapped: str, passphrase: str) -> str:
-    """The identity that a passphrase encrypts. AgeError: KEY_WRONG only if the passphrase is another one."""
+    """Decrypt an identity with a passphrase. Raises: AgeError (KEY_WRONG only if the passphrase is wrong)."""
     try:
         text = by_passphrase.decrypt(wrapped, passphrase)
     except by_passphrase.WrongPassphraseError as error:
@@ -90,7 +90,7 @@ def unwrap(wrapped: str, passphrase: str) -> str:
 
 
 def check(wrapped: str) -> None:
-    """AgeError (DAMAGED) if no passphrase could open this."""
+    """Check that some passphrase could decrypt this. Raises: AgeError (DAMAGED)."""
     try:
         by_passphrase.check(wrapped)
     except by_passphrase.DamagedError as error:
@@ -98,7 +98,7 @@ def check(wrapped: str) -> None:
 
 
 def cost(wrapped: str) -> by_passphrase.Cost:
-    """What trying a passphrase takes here. AgeError (DAMAGED) if nothing is encrypted by one."""
+    """Return the cost of trying a passphrase. Raises: AgeError (DAMAGED), if the data is not passphrase-encrypted."""
     try:
         return by_passphrase.cost(wrapped)
     except by_passphrase.DamagedError as error:

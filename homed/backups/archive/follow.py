@@ -64,7 +64,7 @@ class Follower:
     which are not taken either. A member named `last` ends the stream for this follower: then `ended` is true, `final`
     is that member, and `rest` is what comes after its header. It ends at the end of the archive too: `final` is None
     then, and `rest` begins with zeros. `trusted`: it comes from tar itself, so the headers' sums are not checked, and a
-    pax header may be longer than what is read from elsewhere (see `heavy`). ArchiveError where it is no such tar.
+    pax header may be longer than in other archives (see `heavy`). Raises: ArchiveError, for an invalid tar.
     """
 
     def __init__(
@@ -200,12 +200,12 @@ class Follower:
 
 
 def real_size(entry: Entry) -> int:
-    """The size of a sparse member's file, holes included."""
+    """Return the size of a sparse member's file, holes included."""
     return _decimal(entry.pax[b"GNU.sparse.realsize"])
 
 
 def heavy(entry: Entry) -> bool:
-    """Whether its headers (xattrs) are longer than what is read of an archive. Its `end` is that of the member."""
+    """Return whether its headers (xattrs) exceed the limit for archives. Its `end` is that of the member."""
     return entry.end - entry.start - entry.size - -entry.size % BLOCK > _LONGEST_PAX
 
 

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: so that what is no archive of homed's is named, and not called damaged."""
+"""File type detection by the first bytes, so that a foreign file is named instead of reported as damaged."""
 
 import contextlib
 import zlib
@@ -29,7 +29,7 @@ _SEALED: Final = b" comment=homed sealed "
 
 
 def check(name: str, head: bytes) -> None:
-    """ArchiveError (BACKUP_FORMAT) if a file that begins so cannot be what its name says."""
+    """Check that the first bytes fit the file's name. Raises: ArchiveError (BACKUP_FORMAT)."""
     found = recognised(head)
     if name.endswith(names.SEALED):
         wanted = "sealed"
@@ -54,7 +54,7 @@ def check(name: str, head: bytes) -> None:
 
 
 def recognised(head: bytes) -> str:
-    """`gzip`, `tar`, `sealed` (a tar of homed's around an encrypted archive), words for others; empty if unknown."""
+    """Return `gzip`, `tar`, `sealed` (homed's tar around an encrypted archive), or a description; empty if unknown."""
     if not head:
         return "an empty file"
     if head.startswith(_GZIP):

@@ -1,7 +1,7 @@
-"""What an archive is written to: compressed, sealed where asked, and read at once as who verifies it will read it.
+"""The output file of an archive: compressed, optionally encrypted, and verified while it is written.
 
-All that is written passes through the parser and the checks of a verification, which also note each member for the
-manifest: so an archive that could not be restored is never finished.
+All data passes through the parser and the checks of a verification, which also record each member for the manifest:
+so an archive that could not be restored is never completed.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ _THREADS: Final = 4
 
 
 class Output:
-    """A new file at `path`, mode 0600. `level` is that of ISA-L. Ended by `close` or by `abandon`, which removes it.
+    """An archive file at `path`, mode 0600. `level` is ISA-L's. End it by `close`, or by `abandon`, which removes it.
 
-    `offset` is where in the tar the next byte will stand. OSError; BackupError where sealing fails; ArchiveError where
-    what is written would not pass its verification.
+    `offset` is the position of the next byte in the tar. Raises: OSError; BackupError, if encryption fails;
+    ArchiveError, if the data would not pass verification.
     """
 
     def __init__(self, path: Path, spool: Path, *, level: int, sealed: Seal | None):
@@ -58,7 +58,7 @@ class Output:
             self._reader.feed(bytes(part))
 
     def check(self, backup: Backup) -> None:
-        """ArchiveError if what was written is not what its manifest will say: before the manifest is written."""
+        """Compare the written data with the future manifest, before that is written. Raises: ArchiveError."""
         if not self._reader.between:
             raise ArchiveError("its last member is not whole")
         self._checks.finish(backup)

@@ -1,8 +1,8 @@
-"""age's encryption by a passphrase, for small texts: with a work factor that a board can afford, and errors by cause.
+"""age passphrase encryption for small texts, with a work factor that a board can afford, and an error for each cause.
 
-pyrage chooses the work factor by the speed of the machine that encrypts, and refuses one that this machine cannot do in
-a few seconds at this moment: a fast board's backup would not open on a slow or busy one. The format is that of
-https://c2sp.org/age; `age` and `rage` open what is written here.
+pyrage chooses the work factor by the speed of the encrypting machine, and refuses one that would take this machine more
+than a few seconds at the moment: a fast board's backup would not open on a slow or busy one. The format is that of
+https://c2sp.org/age; `age` and `rage` can decrypt it.
 """
 
 import base64
@@ -34,19 +34,19 @@ _MAX_TEXT: Final = 64 << 10  # one chunk
 
 
 class WrongPassphraseError(Exception):
-    """The passphrase is another one."""
+    """The passphrase is wrong."""
 
 
 class DamagedError(Exception):
-    """It is not what age wrote, or was changed since."""
+    """The data was not written by age, or has been altered."""
 
 
 class CostlyError(Exception):
-    """Trying a passphrase takes more memory or time than this board has now."""
+    """Trying a passphrase takes more memory or time than this board can spare now."""
 
 
 class Cost(NamedTuple):
-    """What trying one passphrase takes: bytes of memory, and about how many seconds here and now."""
+    """The cost of trying one passphrase: memory in bytes, and estimated seconds on this board now."""
 
     memory: int
     seconds: float
@@ -79,7 +79,7 @@ def encrypt(text: bytes, passphrase: str, *, work_factor: int = WORK_FACTOR) -> 
 
 
 def decrypt(armoured: str, passphrase: str) -> bytes:
-    """WrongPassphraseError only if it is the wrong one; DamagedError, CostlyError."""
+    """Decrypt a text. Raises: WrongPassphraseError (only for a wrong passphrase), DamagedError, CostlyError."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -94,21 +94,21 @@ def decrypt(armoured: str, passphrase: str) -> bytes:
     except InvalidTag as error:
         raise WrongPassphraseError("the passphrase does not fit") from error
     if not hmac.compare_digest(_mac(file_key, parsed.head), parsed.mac):
-        raise DamagedError("its header was changed")
+        raise DamagedError("its header was altered")
     nonce, body = parsed.payload[:_NONCE], parsed.payload[_NONCE:]
     try:
         return ChaCha20Poly1305(_derived(file_key, nonce, b"payload")).decrypt(_LAST_CHUNK, body, None)
     except (InvalidTag, ValueError) as error:
-        raise DamagedError("it was changed or cut off after it was encrypted") from error
+        raise DamagedError("it was altered or truncated after encryption") from error
 
 
 def check(armoured: str) -> None:
-    """DamagedError if no passphrase could open this."""
+    """Check that some passphrase could decrypt this. Raises: DamagedError."""
     _parse(armoured)
 
 
 def cost(armoured: str) -> Cost:
-    """What trying a passphrase takes, measured by a small trial. DamagedError."""
+    """Estimate the cost of trying a passphrase with a small measurement. Raises: DamagedError."""
     factor = _parse(armoured).work_factor
     started = time.perf_counter()
     _scrypt("", bytes(16), _TRIAL)
@@ -117,7 +117,7 @@ def cost(armoured: str) -> Cost:
 
 
 def check_cost(needed: Cost) -> None:
-    """CostlyError if this board has not the memory or the time for it."""
+    """Check that this board has enough memory and time for it. Raises: CostlyError."""
     free = _free_memory()
     if free is not None and needed.memory > free:
         raise CostlyError(
@@ -150,7 +150,7 @@ def _scrypt(passphrase: str, salt: bytes, work_factor: int) -> bytes:
     salt = _VERSION + b"/scrypt" + salt
     n = 1 << work_factor
     limit = _memory(work_factor) + (1 << 20)
-    if limit < 1 << 31:  # OpenSSL by way of hashlib takes no more, but lets other threads run
+    if limit < 1 << 31:  # hashlib's OpenSSL accepts no more memory than this, but releases the interpreter's lock
         return hashlib.scrypt(passphrase.encode(), salt=salt, n=n, r=8, p=1, maxmem=limit, dklen=32)
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
@@ -162,7 +162,7 @@ def _memory(work_factor: int) -> int:
 
 
 def _derived(key: bytes, salt: bytes, info: bytes) -> bytes:
-    """HKDF-SHA256, 32 bytes."""
+    """Derive 32 bytes with HKDF-SHA256."""
     pseudorandom = hmac.digest(salt or bytes(32), key, "sha256")
     return hmac.digest(pseudorandom, info + b"\x01", "sha256")
 
@@ -183,7 +183,7 @@ def _decoded(text: bytes) -> bytes:
 
 
 def _free_memory() -> int | None:
-    """In bytes, with the swap, and not more than this process's own limit."""
+    """Return the free memory in bytes, swap included, within this process's own limit."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         fields = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
@@ -195,7 +195,7 @@ def _free_memory() -> int | None:
 
 
 def _own_limit() -> int | None:
-    """What the control group of this process may still take; None if it has no limit."""
+    """Return the bytes that this process's control group may still allocate; None if it has no limit."""
     try:
         group = Path("/proc/self/cgroup").read_text().partition("0::")[2].strip()
         folder = Path("/sys/fs/cgroup") / group.lstrip("/")

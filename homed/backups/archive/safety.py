@@ -1,4 +1,4 @@
-"""Whether an archive can be unpacked without harm: judged from its members as they pass, whatever made them.
+"""Safety checks of an archive: its members are validated as a stream, whatever program made them.
 
 - The first member is README; all others stand below a prefix that the manifest declares, each section in one piece.
 - A name has no empty part, no `.` or `..`. The folder that a member stands in is a folder member before it, and the

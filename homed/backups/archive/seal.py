@@ -90,7 +90,7 @@ def opened(path: Path, unlock: Unlock | None) -> BinaryIO:
 
 
 def sealed_identity(path: Path, unlock: Unlock) -> tuple[str, str] | None:
-    """The identity that is sealed by a passphrase, and the passphrase given for it; None if none is. ArchiveError."""
+    """Return the passphrase-encrypted identity and the given passphrase; None if none is. Raises: ArchiveError."""
     if unlock.identity or not unlock.passphrase or not begins_sealed(path):
         return None
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -193,7 +193,7 @@ class _Sealing(io.BufferedIOBase):
         os.lseek(self._file, len(data), os.SEEK_CUR)
 
     def _fail(self, error: OSError) -> None:
-        broken = isinstance(error, BrokenPipeError)  # age says why
+        broken = isinstance(error, BrokenPipeError)  # age reports the cause
         self._failure = (broken and _ended(cast("subprocess.Popen[bytes]", self._process))) or error
         raise self._failure from error
 

@@ -130,7 +130,7 @@ class Taking:
                 return False
             if wanted is None or wanted(entry):
                 return True
-            self._lost.add(entry.name)  # what links to it would lead nowhere
+            self._lost.add(entry.name)  # links to it would be broken
             return False
 
         follower = Follower(self._take, emit=self._out.write, wanted=allows, digest=False, trusted=True)
@@ -169,7 +169,7 @@ class Taking:
         return entry.kind != "hardlink" or not self._lost or self._follows(entry)
 
     def _is_below(self, name: bytes) -> bool:
-        """Whether it stands in a folder that was left out."""
+        """Return whether it lies in a directory that was left out."""
         return name.rpartition(b"/")[0] in self._lost_folders
 
     def _follows(self, entry: Entry) -> bool:

@@ -1,4 +1,4 @@
-"""The passphrase of a sealed archive: tried once for all the times that an operation reads it."""
+"""Decryption of an archive's identity: the passphrase is tried once for all reads of an operation."""
 
 import threading
 from concurrent.futures import Future, wait
@@ -13,9 +13,9 @@ _CHECK_INTERVAL = 0.5
 
 
 def unlocked(path: Path, unlock: Unlock | None, watch: Watch) -> Unlock | None:
-    """Return what opens the archive, with the identity in place of the passphrase.
+    """Return the archive's decryption key, with the identity in place of the passphrase.
 
-    ArchiveError: BACKUP_KEY_WRONG, BACKUP_KEY_COSTLY, BACKUP_KEY_MISSING, BACKUP_DAMAGED. Stopped.
+    Raises: ArchiveError (BACKUP_KEY_WRONG, BACKUP_KEY_COSTLY, BACKUP_KEY_MISSING, BACKUP_DAMAGED); Stopped.
     """
     found = None if unlock is None else seal.sealed_identity(path, unlock)
     if found is None:
@@ -31,13 +31,13 @@ def unlocked(path: Path, unlock: Unlock | None, watch: Watch) -> Unlock | None:
 
 
 def _tried(wrapped: str, passphrase: str, watch: Watch) -> str:
-    """On a thread that ends with the process: it cannot be interrupted, and whoever cancels shall not wait for it."""
+    """Try it on a daemon thread: it cannot be interrupted, and a cancellation must not wait for it."""
     trial: Future[str] = Future()
 
     def run() -> None:
         try:
             trial.set_result(age.unwrap(wrapped, passphrase))
-        except Exception as error:  # noqa: BLE001  raised where it is waited for
+        except Exception as error:  # noqa: BLE001  raised again in the waiting thread
             trial.set_exception(error)
 
     threading.Thread(target=run, name="passphrase", daemon=True).start()

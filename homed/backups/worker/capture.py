@@ -70,7 +70,7 @@ class Capturing:
 
 
 def _remove(clones: list[Path], watch: Watch) -> None:
-    """What cannot be removed is tried again at the next backup, which sweeps: this one is no worse for it."""
+    """Remove the clones. The next backup removes those that fail; this backup is not affected."""
     for made in clones:
         try:
             clone.remove(made)

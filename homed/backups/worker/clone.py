@@ -34,7 +34,7 @@ def clone(source: Path, name: str, watch: Watch, *, writable: Sequence[Path] = (
     try:
         remove(made)
     except BackupError:
-        return None  # one of its name is in the way: it is read where it lies
+        return None  # another file has its name: read the original in place
     try:
         if _copy(place.target, made, watch):
             return made

@@ -65,13 +65,13 @@ class _Making:
             self._watch.phase("capturing", service=", ".join(group.services))
             cloned = any(section.cloned for section, _ in trees)
             saved = self._save([tree for _, tree in trees], cloned=cloned)
-            if cloned:  # else it is not measured while the services stand still
+            if cloned:  # without a clone it is not measured while the services are stopped
                 measured = [self._measured(section) for section, _ in trees]
         measured = measured or [self._measured(section) for section, _ in trees]
         self._sections += self._checked(saved, measured)
 
     def _located(self, trees: Iterable[tuple[Section, Path]]) -> list[tuple[Section, Path]]:
-        """Those that can be part of a backup, and where each really lies; of the others it is warned."""
+        """Return the sections that a backup can include, with the real path of each; warn of the others."""
         found = []
         for section, tree in trees:
             located = survey.locate(tree)
@@ -83,7 +83,7 @@ class _Making:
         return found
 
     def _measured(self, section: Section) -> Section:
-        """With what it holds, by the tree that was just saved."""
+        """Return the section with its sizes and counts, measured in the tree that was just saved."""
         found = survey.measure(survey.Located(Path(section.stored), section.single), self._excluded(), self._watch)
         if found.devices:
             self._watch.warn(f"{section.name}: device nodes are not part of the backup ({found.devices})")
@@ -92,7 +92,7 @@ class _Making:
         )
 
     def _checked(self, saved: restic.Saved, sections: Sequence[Section]) -> list[Section]:
-        """BackupError if the snapshot does not hold each of these as what it is: it could not be restored."""
+        """Check that the snapshot holds each section with its type, and so can be restored. Raises: BackupError."""
         described = [msgspec.structs.replace(section, snapshot=saved.snapshot) for section in sections]
         try:
             return snapshots.described(self._repository, saved.snapshot, described, self._work, self._watch)
@@ -142,7 +142,7 @@ class _Making:
         return saved
 
     def _warn_of_holes(self) -> None:
-        """Debian 12's restic fills them when it restores: that is better known before there is no room for it."""
+        """Warn that Debian 12's restic fills holes on restore, before a restore runs out of space."""
         more = sum(section.apparent_size - section.size for section in self._sections)
         if more >= _MANY_HOLES and not restic.keeps_holes(self._repository, self._work, self._watch):
             self._watch.warn(

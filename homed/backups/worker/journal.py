@@ -84,12 +84,12 @@ def load(work: Path) -> Journal | None:
 
 
 def load_left(work: Path) -> Journal | None:
-    """That of a restore that has ended, whose folders could not all be removed. None if nothing was left."""
+    """Read the journal of an ended restore with directories that could not be removed. None if there are none."""
     return _load(work / _LEFT)
 
 
 def left_behind(work: Path) -> list[Path]:
-    """The folders that a restore which has ended could not remove."""
+    """Return the directories that an ended restore could not remove."""
     try:
         written = load_left(work)
     except BackupError:
@@ -111,7 +111,7 @@ def _load(path: Path) -> Journal | None:
 
 
 def leave(work: Path) -> None:
-    """The restore has ended, but for folders that can be removed later."""
+    """Record that the restore has ended, except for directories to remove later."""
     os.rename(work / _NAME, work / _LEFT)
     atomic.sync_folder(work)
 

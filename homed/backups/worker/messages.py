@@ -120,7 +120,7 @@ class Recover(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Clean(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Remove what a restore that has ended could not; `left` of the answer says why it still cannot be."""
+    """Remove the leftovers of an ended restore; `left` of the answer is the reason if that fails again."""
 
     work: str
 
@@ -144,7 +144,7 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Free(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Remove the locks of the repository: with `force`, also those that processes of this board hold."""
+    """Remove the locks of the repository; with `force`, also those held by processes on this board."""
 
     work: str
     repository: Repository
@@ -180,8 +180,8 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """The worker waits until homed has done `what`: `begin` and `end` of a group; `targets`
-    (what is known of the plan before the backup is read), `plan`, `stop`, `apply` and `release` of a restore.
+    """A callback request: the worker waits until homed has done `what`: `begin` and `end` of a group; `targets`
+    (the part of the plan known before the backup is read), `plan`, `stop`, `apply` and `release` of a restore.
     """
 
     what: str

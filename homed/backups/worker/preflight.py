@@ -1,4 +1,4 @@
-"""What can be known before anything is read or stopped: whether each target can be replaced, and has room beside it."""
+"""Preflight checks before data is read or services are stopped: is each target replaceable, with enough space?"""
 
 import fcntl
 import os
@@ -17,10 +17,10 @@ _FLAGS: Mapping[int, str] = {0x10: "immutable", 0x20: "append-only"}
 
 
 def places(trees: Sequence[Tree], id: str, writable: Sequence[str]) -> list[Place]:
-    """Where each tree is staged. Nothing is changed.
+    """Return the staging directory of each tree. Nothing is changed.
 
-    BackupConflictError (BACKUP_TARGET_BLOCKED) if a target cannot be replaced, ArchiveError (BACKUP_UNSAFE) if a link
-    leads there that others could have made.
+    Raises: BackupConflictError (BACKUP_TARGET_BLOCKED), if a target cannot be replaced; ArchiveError (BACKUP_UNSAFE),
+    if a target is reached through a link that others could have made.
     """
     folders = [Path(path) for path in writable]
     found = [staging.place(Path(tree.target), id, single=tree.section.single, writable=folders) for tree in trees]
@@ -34,7 +34,7 @@ def _check(place: Place) -> None:
     target = place.target
     if os.statvfs(place.base).f_flag & os.ST_RDONLY:
         raise blocked(target, "its filesystem is read-only")
-    # A folder that is renamed is written to itself, as is what it lies in.
+    # Renaming a directory writes to it and to its parent.
     for path in dict.fromkeys((target, target.parent, place.base)):
         if path.exists() and (word := _flag(path)):
             what = "it" if path == target else f"{path}, in which it lies,"
@@ -48,7 +48,7 @@ def blocked(target: Path, why: str) -> BackupConflictError:
 
 
 def _flag(path: Path) -> str:
-    """The word for the attribute that keeps a file from being replaced; empty if it has none, or nobody can tell."""
+    """Return the name of the attribute that prevents replacing a file; empty if there is none, or it is unknown."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -56,20 +56,20 @@ def _flag(path: Path) -> str:
     try:
         flags = struct.unpack_from("i", fcntl.ioctl(descriptor, _GETFLAGS, bytes(8)))[0]
     except OSError:
-        return ""  # a filesystem without
+        return ""  # the filesystem has no attributes
     finally:
         os.close(descriptor)
     return next((word for bit, word in _FLAGS.items() if flags & bit), "")
 
 
 def check_space(needs: Sequence[tuple[Tree, int]], reserve: int) -> None:
-    """Each tree with the bytes that it takes beside what is there now: both are there until the end."""
+    """Check the space for each tree beside the current one, because both exist until the end. Sizes are in bytes."""
     needed: dict[int, tuple[int, int, str]] = {}
     for tree, own in needs:
         folder = _nearest(Path(tree.target))
         device = folder.stat().st_dev
         size, members, _ = needed.get(device, (0, 0, ""))
-        # Each takes a block, and as good as none takes two for what does not fill them.
+        # One additional block for each member, for rounding; almost none needs more.
         size += own + tree.section.members * _BLOCK
         needed[device] = (size, members + tree.section.members, str(folder))
     for size, members, where in needed.values():

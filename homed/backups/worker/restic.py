@@ -130,7 +130,7 @@ def listed(
     watch: Watch,
     take: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    """Give `take` each node of a snapshot; with `folders`, only these and what is directly in them."""
+    """Call `take` with each node of a snapshot; with `folders`, only these and their direct children."""
 
     def line(told: Mapping[str, Any]) -> None:
         if told.get("struct_type") == "node":
@@ -170,7 +170,7 @@ def restore(
 
 
 def keeps_holes(repository: Repository, work: Path, watch: Watch) -> bool:
-    """Whether this restic restores the holes of sparse files."""
+    """Return whether this restic restores the holes of sparse files."""
     return _version(Restic(repository, work, watch)) >= _SPARSE_FROM
 
 
@@ -206,7 +206,7 @@ def forget(repository: Repository, ids: Sequence[str], work: Path, watch: Watch)
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """A lock of the repository, as restic tells it."""
+    """A lock of the repository, as restic reports it."""
 
     time: str
     hostname: str
@@ -215,10 +215,10 @@ class Lock(msgspec.Struct, frozen=True):
 
 
 def unlock(repository: Repository, work: Path, watch: Watch, *, force: bool) -> list[Lock]:
-    """Remove all locks of the repository; returns what was removed.
+    """Remove all locks of the repository, and return them.
 
-    BackupConflictError (BACKUP_LOCKED), and nothing is removed, if a process of this host that runs holds one, unless
-    `force` is set. Whether one of another host runs nobody can tell from here.
+    Raises: BackupConflictError (BACKUP_LOCKED), without removing any, if a running process of this host holds one and
+    `force` is not set. Processes of other hosts cannot be checked.
     """
     restic = Restic(repository, work, watch)
     ids = restic.run("list", "locks", "--no-lock", locks=False).output.decode().split()
@@ -227,7 +227,7 @@ def unlock(repository: Repository, work: Path, watch: Watch, *, force: bool) -> 
         try:
             found.append(msgspec.json.decode(restic.run("cat", "lock", id, "--no-lock", locks=False).output, type=Lock))
         except (RemoteError, msgspec.MsgspecError):
-            continue  # it went away meanwhile
+            continue  # it disappeared in the meantime
     living = [one for one in found if one.hostname == socket.gethostname() and Path(f"/proc/{one.pid}").exists()]
     if living and not force:
         raise BackupConflictError(

@@ -53,7 +53,7 @@ class UnknownError(RemoteError):
 
 
 class LockedError(BackupConflictError):
-    """Another restic works on the repository, or died and left its lock. `foreign`: on another host."""
+    """Another restic uses the repository, or died and left its lock. `foreign`: on another host."""
 
     code = "BACKUP_LOCKED"
 
@@ -89,11 +89,11 @@ class Restic:
         self._program = shutil.which("restic")
 
     def run(self, *arguments: str, line: Line | None = None, locks: bool = True) -> Said:
-        """Run it to its end; `line` gets each JSON object that it prints, else all output is returned.
+        """Run restic to completion; `line` gets each JSON object that it prints, without it all output is returned.
 
-        If the repository is locked, locks of this host whose owner is gone are removed, and it is tried again: for a
-        minute if a restic of this host works on it, for some seconds if the lock is another host's. LockedError,
-        RemoteError and its kinds, ArchiveError (BACKUP_KEY_WRONG, BACKUP_DAMAGED), BackupSpaceError; Stopped.
+        If the repository is locked, stale locks of this host are removed, and the command is retried: for a minute if a
+        restic of this host runs, for some seconds if the lock is another host's. Raises: LockedError, RemoteError and
+        its subclasses, ArchiveError (BACKUP_KEY_WRONG, BACKUP_DAMAGED), BackupSpaceError, Stopped.
         """
         for tried in range(len(_LOCK_WAITS) + 1):
             try:
@@ -102,7 +102,7 @@ class Restic:
                 if not locks or tried >= len(_FOREIGN_LOCK_WAITS if error.foreign else _LOCK_WAITS):
                     raise
                 if not tried:
-                    self._once(("unlock",), None)  # those that are stale
+                    self._once(("unlock",), None)  # removes stale locks
                 self._pause(_LOCK_WAITS[tried])
         raise AssertionError("the last try returns or raises")
 

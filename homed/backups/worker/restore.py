@@ -22,7 +22,7 @@ from homed.backups.worker.staging import Place
 from homed.backups.worker.swap import Swap
 from homed.errors import BackupError, HomedError
 
-_CONFIG_MODE = 0o644  # as the package installs it: it holds no secrets, but names their files
+_CONFIG_MODE = 0o644  # as the package installs it: it has no secrets, only the names of their files
 OWN = "own"  # where in the operation's folder lies what homed reads of its own state
 
 
@@ -34,7 +34,7 @@ def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
         held = Snapshots(request.repository, request.record, work, watch)
     else:
         held = Archive(request, watch)
-    # What the record tells is checked first: reading all of it may take an hour.
+    # The record is checked first, because reading the whole backup may take an hour.
     early = msgspec.convert(channel.ask("targets").data, Plan, str_keys=True)
     _preflight(held, early, work, request.reserve)
     backup = held.verify()
@@ -50,7 +50,7 @@ def restore(request: Restore, channel: Channel) -> Mapping[str, object]:
 
 
 def _preflight(held: "Archive | Snapshots", plan: Plan, work: Path, reserve: int) -> list[Place]:
-    trees = [tree for tree in plan.trees if tree.target]  # a dry run makes no volumes: those are not there yet
+    trees = [tree for tree in plan.trees if tree.target]  # a dry run makes no volumes, so some have no target yet
     places = preflight.places(trees, work.name, plan.writable)
     preflight.check_space([(tree, held.needs(tree.section)) for tree in trees], reserve)
     return places
@@ -73,7 +73,7 @@ class Archive:
         return self._backup
 
     def needs(self, section: Section) -> int:
-        """The bytes that it takes when it is laid out: tar restores holes."""
+        """Return the size on disk in bytes after extraction: tar restores holes."""
         return section.size
 
     def unpack(self, pieces: Sequence[tuple[Section, Path]]) -> None:
@@ -138,12 +138,12 @@ def _apply(channel: Channel) -> None:
 
 
 def _finish(swapping: Swap, channel: Channel) -> None:
-    """All is new by now, and stays so: nothing in here makes the restore fail, or keeps its services waiting."""
+    """Clean up after a committed restore: no error here makes it fail, and no service waits for it."""
     watch = channel.context
     try:
         swapping.commit()
         with contextlib.suppress(BackupError, Gone):
-            channel.ask("release")  # removing what was replaced may take long, and concerns no service
+            channel.ask("release")  # removing the replaced data may take long, and needs no stopped services
         watch.phase("removing")
         swapping.finish()
     except (BackupError, OSError) as error:
@@ -161,7 +161,7 @@ def _stage(held: "Archive | Snapshots", trees: Sequence[Tree], places: Sequence[
 
 
 def _stage_config(source: Path, place: Place) -> None:
-    """With the mode, owner and attributes of the file that it replaces: who could read that can read this."""
+    """Stage the configuration file with the mode, owner and attributes of the file that it replaces."""
     shutil.copyfile(source, place.item)
     try:
         there = place.target.stat()

@@ -28,9 +28,9 @@ class Snapshots:
         self._holes: bool | None = None
 
     def verify(self) -> Backup:
-        """The record, each section as its snapshot holds it. ArchiveError if one does not.
+        """Return the record with each section as its snapshot holds it. Raises: ArchiveError, if one is missing.
 
-        No content is read for this: restic checks each block against its digest when it is laid out beside.
+        File contents are not read here: restic checks each block against its digest when it extracts the tree.
         """
         self._watch.phase("verifying")
         found: dict[str, Section] = {}
@@ -48,7 +48,7 @@ class Snapshots:
         return snapshot
 
     def needs(self, section: Section) -> int:
-        """The bytes that it takes when it is laid out: what restic fills holes with counts, too."""
+        """Return the size on disk in bytes after extraction, including holes if restic fills them."""
         return section.size if self._keeps_holes() else max(section.size, section.apparent_size)
 
     def _keeps_holes(self) -> bool:
@@ -78,10 +78,10 @@ class Snapshots:
 def described(
     repository: Repository, snapshot: str, sections: Sequence[Section], work: Path, watch: Watch
 ) -> list[Section]:
-    """The sections as a snapshot holds them: file or folder, and its members and size if the record has none.
+    """Return the sections as a snapshot holds them: their type, and members and size if the record lacks them.
 
-    ArchiveError (BACKUP_DAMAGED) if one is not in the snapshot, or neither a file nor a folder; BACKUP_UNSAFE if of
-    homed's own state a restore would refuse a file.
+    Raises: ArchiveError: BACKUP_DAMAGED, if one is not in the snapshot, or neither a file nor a directory;
+    BACKUP_UNSAFE, if a restore would refuse a file of homed's own state.
     """
     whole = any(not section.members for section in sections)
     roots = {section.stored: _Root() for section in sections}
@@ -124,7 +124,7 @@ def _check_state(snapshot: str, own: str | None, read: Mapping[str, str | None])
 
 
 class _Root:
-    """A section's root as it is found in a snapshot, and what was counted below it."""
+    """A section's root in a snapshot, and the counts below it."""
 
     def __init__(self) -> None:
         self.kind = ""
@@ -141,7 +141,7 @@ def _and_above(path: str) -> Iterable[str]:
 
 
 def _without_devices(folder: Path) -> int:
-    """Remove the device nodes of what was laid out: put back by root they would open the board's disks."""
+    """Remove device nodes from the extracted tree: restored by root, they would give access to the board's disks."""
     removed = 0
     for above, _, files in os.walk(os.fsencode(folder)):
         for name in files:

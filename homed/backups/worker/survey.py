@@ -1,4 +1,4 @@
-"""The description of a tree, the same for archives and snapshots: where it really lies, what it is, what it holds."""
+"""The description of a tree, for archives and snapshots alike: its real path, its type, its sizes and counts."""
 
 import os
 import stat
@@ -13,14 +13,14 @@ _CHECK_EVERY = 1000
 
 
 class Located(NamedTuple):
-    """`path` has no links in it; `single` if it is a file and no folder."""
+    """A resolved tree: `path` has no links in it; `single` is true for a file, false for a directory."""
 
     path: Path
     single: bool
 
 
 class Measured(NamedTuple):
-    """`size` in bytes without holes, `apparent_size` with them; `devices` counts device nodes, which are not kept."""
+    """Sizes in bytes: `size` without holes, `apparent_size` with them. `devices` counts skipped device nodes."""
 
     members: int = 0
     size: int = 0
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
 
 
 def locate(tree: Path) -> Located | str:
-    """Where the tree lies, links followed; or why it can be no part of a backup, to be said after its name. OSError."""
+    """Resolve the tree's path, or return why a backup cannot include it (to follow its name). Raises: OSError."""
     try:
         path = tree.resolve(strict=True)
         mode = path.stat().st_mode
@@ -43,7 +43,7 @@ def locate(tree: Path) -> Located | str:
 
 
 def measure(found: Located, exclude: Sequence[str], watch: Watch) -> Measured:
-    """Count what is there now. What goes away meanwhile is not counted."""
+    """Measure the tree as it is now. Files that disappear in the meantime are not counted."""
     skipped = {os.fsencode(path) for path in exclude}
     members = size = apparent = devices = 0
     links: set[tuple[int, int]] = set()

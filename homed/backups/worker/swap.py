@@ -76,9 +76,9 @@ class Swap:
             raise
 
     def undo(self) -> None:
-        """Have the old trees back, and remove the new ones. It may be done again. After `commit` began: nothing.
+        """Put the old trees back, and remove the new ones. Idempotent; does nothing once `commit` has begun.
 
-        BackupError if not all of the old could be put back.
+        Raises: BackupError, if not all old trees could be put back.
         """
         if self._journal.phase is Phase.FINISHING:
             return
@@ -91,27 +91,27 @@ class Swap:
             self._clean(old=True)
 
     def commit(self) -> None:
-        """Decide that all stays new: from here on there is no way back, so it must be known that homed did its side.
+        """Commit the restore: from here on it cannot be undone, so homed must have completed its step.
 
-        Targets that are mount points are done with afterwards; of the others the old trees still lie aside.
+        Mount point targets are complete afterwards; the old trees of the others still exist beside the new ones.
         """
         try:
             self._write(Phase.FINISHING)
         except BackupError:
-            # The same is decided again at the next start, as homed's side is done.
+            # The next start decides the same, because homed's step is done.
             self._journal = msgspec.structs.replace(self._journal, phase=Phase.FINISHING)
         self._tidy([item for item in self._journal.items if item.place.kind is Kind.INSIDE], old=False)
 
     def finish(self) -> None:
-        """Remove the old trees. What cannot be removed is warned of, and left for `clean_up`: all is new already."""
+        """Remove the old trees. Warn of those that fail, and leave them to `clean_up`: the restore is committed."""
         if self._journal.phase is not Phase.FINISHING:
             self.commit()
         self._clean(old=False)
 
     def _clean(self, *, old: bool) -> None:
-        """Remove the holders, then the journal. `old`: it is the old state that stays.
+        """Remove the holders, then the journal. `old`: the old state is kept.
 
-        The restore is decided, one way or the other: nothing here makes it fail, or keeps anybody waiting.
+        The restore is either committed or undone: no error here makes it fail, and nothing waits for it.
         """
         self._tidy(self._journal.items, old=old)
         if old:
@@ -133,7 +133,7 @@ class Swap:
                 self._tidied.add(holder)
 
     def _try(self, act: Callable[[], None]) -> bool:
-        """Twice if it fails: by then at the latest an error that passes is over. False, and warned of, if it stays."""
+        """Run the action, and retry it once for transient errors. Warn and return False if it fails again."""
         try:
             try:
                 act()
@@ -171,7 +171,7 @@ class Swap:
         self._journal = changed
 
     def _note_undone(self) -> None:
-        """But on a full disk it is gone on: the same is decided again at the next start."""
+        """Record that the restore is undone. A full disk is no obstacle: the next start decides the same."""
         try:
             self._write(Phase.UNDONE)
         except BackupSpaceError:
@@ -195,7 +195,7 @@ def recover(work: Path, applied: bool, warn: Warn) -> Outcome:
 
 
 def clean_up(work: Path) -> list[str]:
-    """Remove what a restore that has ended could not; returns why it still cannot be, empty if nothing is left."""
+    """Remove the leftovers of an ended restore; return the reason if that fails again, or an empty string."""
     try:
         written = journal.load_left(work)
     except BackupError as error:
@@ -216,7 +216,7 @@ def clean_up(work: Path) -> list[str]:
 
 
 def check(places: Sequence[Place]) -> None:
-    """BackupConflictError (BACKUP_TARGET_BLOCKED) if one of the targets lies in another, or is it."""
+    """Check that no target contains or equals another. Raises: BackupConflictError (BACKUP_TARGET_BLOCKED)."""
     targets = [place.target for place in places]
     for one in targets:
         for other in targets:

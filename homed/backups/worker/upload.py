@@ -50,7 +50,7 @@ class Board:
         if not 200 <= answer.status < 300:
             raise answer.failure()
         if answer.size != size:
-            # The status alone says nothing: a proxy may have answered in the board's place.
+            # The status alone proves nothing: a proxy may have answered instead of the board.
             raise RemoteError(f"the board answered {answer.status}, but not that it has the {size} bytes sent")
 
     def _has(self, name: str, size: int, watch: Watch) -> bool:
