@@ -94,6 +94,7 @@ async def test_a_restart_keeps_what_was_left_in_mind(tmp_path: Path, fixed: Path
         assert (await later.create()).failure is None
 
 
+@pytest.mark.thorough
 async def test_what_was_left_is_no_part_of_a_later_backup(tmp_path: Path) -> None:
     """Of a mount point the old data is put aside in itself."""
     disk = tmp_path / "data"

@@ -57,6 +57,7 @@ def _read_only(disk: Path) -> Iterator[None]:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
 
 
+_ALWAYS = {"a mount in it", "an immutable folder"}
 _BLOCKED: dict[str, tuple[Callable[[Path], AbstractContextManager[object]], str]] = {
     "a mount in it": (lambda disk: in_memory(disk / "data" / "sub", 1), "sub is mounted in it"),
     "a read-only filesystem": (_read_only, "its filesystem is read-only"),
@@ -66,7 +67,13 @@ _BLOCKED: dict[str, tuple[Callable[[Path], AbstractContextManager[object]], str]
 }
 
 
-@pytest.mark.parametrize(("block", "said"), _BLOCKED.values(), ids=_BLOCKED.keys())
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        pytest.param(*one, id=name, marks=[] if name in _ALWAYS else [pytest.mark.thorough])
+        for name, one in _BLOCKED.items()
+    ],
+)
 async def test_a_target_that_cannot_be_replaced_is_found_first(
     board: BackupBoard, disk: Path, block: Callable[[Path], AbstractContextManager[object]], said: str
 ) -> None:

@@ -19,6 +19,9 @@ from tests.support.backup_board import BackupBoard
 from tests.support.restic import put_on_path
 
 _BOTH = pytest.mark.parametrize("kind", [Type.FULL, Type.INCREMENTAL])
+_BOTH_THOROUGHLY = pytest.mark.parametrize(
+    "kind", [Type.FULL, pytest.param(Type.INCREMENTAL, marks=pytest.mark.thorough)]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +84,10 @@ async def test_each_kind_of_source_comes_back_as_what_it_was(board: BackupBoard,
     name = (await board.create(type=kind)).backup
     verified = await board.backups.wait((await board.backups.verify(name)).id)
     assert verified.failure is None
+    sections = _sections(board.backups.get(name))
+    assert sections["app.conf"] == (True, 1, 12, 12)
+    assert sections["zero"] == (True, 1, 0, 0)
+    assert sections["empty"] == (False, 1, 0, 0)
     _damage(data)
     operation = await board.restore(name, config=False)
     assert operation.failure is None, operation.failure
@@ -98,6 +105,7 @@ def _sections(backup: Backup) -> dict[str, tuple[Any, ...]]:
     }
 
 
+@pytest.mark.thorough
 async def test_both_kinds_of_backup_tell_the_same(board: BackupBoard) -> None:
     told, plans = [], []
     for kind in Type:
@@ -113,6 +121,7 @@ async def test_both_kinds_of_backup_tell_the_same(board: BackupBoard) -> None:
     assert plans[0]["app.conf"] == (12, 1, "replace")
 
 
+@pytest.mark.thorough
 async def test_a_snapshot_of_an_older_homed_is_restored_as_what_it_holds(board: BackupBoard, data: Path) -> None:
     """Its record says of no section whether it is a file, nor how large."""
     backup = board.backups.get((await board.create(type=Type.INCREMENTAL)).backup)
@@ -141,7 +150,7 @@ async def test_a_snapshot_that_lacks_a_section_is_refused_before_anything_stops(
     assert board.services.acts == []
 
 
-@pytest.mark.parametrize("kind", [Type.FULL, pytest.param(Type.INCREMENTAL, marks=pytest.mark.thorough)])
+@_BOTH_THOROUGHLY
 async def test_what_became_something_else_meanwhile_is_left_out_and_said(
     board: BackupBoard, data: Path, kind: Type
 ) -> None:
@@ -156,7 +165,7 @@ async def test_what_became_something_else_meanwhile_is_left_out_and_said(
     assert not {"app.conf", "zero"} & {Path(one["name"]).name for one in plan["volumes"]}
 
 
-@_BOTH
+@_BOTH_THOROUGHLY
 async def test_device_nodes_are_neither_kept_nor_restored(board: BackupBoard, data: Path, kind: Type) -> None:
     try:
         os.mknod(data / "folder" / "disk", stat.S_IFBLK | 0o666, os.makedev(7, 200))

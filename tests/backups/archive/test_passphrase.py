@@ -24,6 +24,7 @@ def test_what_is_encrypted_comes_back_and_rage_reads_it() -> None:
         passphrase.encrypt(b"y" * ((64 << 10) + 1), "x")
 
 
+@pytest.mark.thorough
 def test_what_rage_encrypted_is_opened() -> None:
     made = pyrage.passphrase.encrypt(b"text", "secret words", armored=True).decode()
     assert passphrase.decrypt(made, "secret words") == b"text"

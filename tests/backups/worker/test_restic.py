@@ -449,6 +449,7 @@ def test_a_lock_of_another_host_is_named_at_once_and_removed_if_that_is_said(
     assert restic.unlock(board.repository, board.work, board.watch, force=False) == []
 
 
+@pytest.mark.thorough
 def test_a_lock_of_a_restic_that_runs_here_stays_unless_it_is_forced(board: Board) -> None:
     board.save()
     with _another_restic(board) as pid:
