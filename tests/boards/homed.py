@@ -214,7 +214,7 @@ def build_wheel(folder: Path) -> Path:
 def installation() -> str:
     """Return the second block of commands in units/README.md: it installs the files beside it."""
     text = (REPOSITORY / "units" / "README.md").read_text()
-    packages, commands = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    packages, commands, *_ = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
     assert HOME in packages and HOME in commands
     return str(commands)
 
