@@ -15,6 +15,11 @@ from homed.errors import FieldError
 MAX_VARIABLE_BYTES = 131_072
 _MAX_VARIABLES = 1024
 _MAX_PORTS = 1024
+# The only files in a container's /proc over which runc mounts something (lxcfs does).
+_MOUNTABLE_IN_PROC = frozenset(
+    f"/proc/{name}"
+    for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime")
+)
 
 
 def problems(spec: ServiceSpec) -> list[FieldError]:
@@ -84,8 +89,16 @@ def _targets(spec: ServiceSpec) -> Iterator[FieldError]:
         *((f"volumes[{i}]", parse_volume(text).target) for i, text in enumerate(spec.volumes)),
         *((f"tmpfs[{i}]", text.partition(":")[0]) for i, text in enumerate(spec.tmpfs)),
     ]
+    yield from _in_proc(mounts)
     yield from _repeated(mounts)
     yield from _repeated((f"devices[{i}]", parse_device(text).target) for i, text in enumerate(spec.devices))
+
+
+def _in_proc(targets: Iterable[tuple[str, str]]) -> Iterator[FieldError]:
+    for field, target in targets:
+        path = flat(target)
+        if path == "/proc" or (path.startswith("/proc/") and path not in _MOUNTABLE_IN_PROC):
+            yield FieldError(field, f"{path} is the container's own: nothing can be mounted there")
 
 
 def _repeated(targets: Iterable[tuple[str, str]]) -> Iterator[FieldError]:

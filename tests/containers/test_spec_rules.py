@@ -152,3 +152,15 @@ def test_a_file_that_is_not_there_is_missed_and_a_folder_is_made(tmp_path: Path)
     assert missing("data:/x", create_missing=False) == ["volumes[1]"]
     assert missing("there.conf:/x", create_missing=False) == []
     assert missing("there.conf/below:/x", create_missing=False) == ["volumes[1]"]
+
+
+@pytest.mark.parametrize("target", ["/proc", "/proc/", "//proc", "/proc/sys", "/proc/1/root", "/proc/cpuinfo/x"])
+def test_nothing_is_mounted_in_proc_of_a_container(target: str) -> None:
+    """Docker takes it and cannot start the container."""
+    assert wrong(volumes=(f"data:{target}",)) == ["volumes[0]"]
+    assert wrong(tmpfs=(target,)) == ["tmpfs[0]"]
+
+
+@pytest.mark.parametrize("target", ["/proc/cpuinfo", "/proc/net/dev", "/process", "/srv/proc"])
+def test_what_can_be_mounted_beside_or_over_files_of_proc_is_taken(target: str) -> None:
+    assert wrong(volumes=(f"/srv/x:{target}",)) == []
