@@ -72,7 +72,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 def check_encoding(request: web.Request) -> None:
     """Refuse an encoded body on any route before reading it. Raises: MediaTypeError."""
     coding = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
-    if request.headers.get("Content-Encoding", "").strip() or coding != "chunked":
+    if request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity") or coding != "chunked":
         raise MediaTypeError(
             "no Content-Encoding is accepted, nor a Transfer-Encoding other than chunked: send the body as it is",
             code="ENCODING_NOT_SUPPORTED",

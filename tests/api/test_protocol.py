@@ -181,6 +181,13 @@ async def test_an_encoded_body_is_never_inflated(
     assert (status, error["code"], inflated) == (415, "ENCODING_NOT_SUPPORTED", [])
 
 
+@pytest.mark.parametrize("said", [b"identity", b"Identity", b""])
+async def test_a_body_that_says_it_is_not_encoded_is_taken(server: Server, said: bytes) -> None:
+    head = b"POST /things HTTP/1.1\r\n" + _HOST + b"Content-Type: application/json\r\nContent-Encoding: %s\r\n" % said
+    answer = await raw(server.port, head + b'Connection: close\r\nContent-Length: 12\r\n\r\n{"name":"b"}')
+    assert answer.startswith(b"HTTP/1.1 201 ")
+
+
 @pytest.mark.parametrize("endless", [b"0\r\n" + b"X-Trailer: aaaa\r\n" * 20_000, b"1;" + b"a" * 400_000])
 async def test_trailers_and_extensions_of_chunks_that_do_not_end_end_the_connection(
     server: Server, endless: bytes
