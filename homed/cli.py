@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["backup-worker"]:
         return _backup_worker(given[1:])
-    options = _parser().parse_args(given)
+    try:
+        options = _parser().parse_args(given)
+    except KeyboardInterrupt:  # while the modules of the commands are loaded
+        return 130
     code = _run(options)
     if options.run is _serve:
         _leave(code)
