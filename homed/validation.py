@@ -16,6 +16,7 @@ import msgspec
 
 from homed import json_structure
 from homed.errors import FieldError, ValidationError
+from homed.validation_messages import in_words
 
 T = TypeVar("T")
 _WHERE = re.compile(r" - at `\$(?P<path>[^`]*)`$")
@@ -69,6 +70,7 @@ def _convert(raw: object, kind: Any, path: str, rules: _Rules, errors: list[Fiel
     struct = _struct_of(kind)
     if struct is not None and isinstance(raw, Mapping):
         return _convert_struct(raw, struct, path, rules, errors)
+    kind = _collection_of(raw, kind)
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) in (tuple, list) and isinstance(raw, list | tuple):
         items = [
@@ -79,11 +81,21 @@ def _convert(raw: object, kind: Any, path: str, rules: _Rules, errors: list[Fiel
         return tuple(items) if typing.get_origin(kind) is tuple else items
     if typing.get_origin(kind) is dict and isinstance(raw, Mapping):
         return {
-            str(key): _convert(item, arguments[1], _join(path, str(key)), rules, errors)
+            _key(key, arguments[0], path, rules, errors): _convert(
+                item, arguments[1], _join(path, str(key)), rules, errors
+            )
             for key, item in raw.items()
             if len(errors) <= _MAXIMUM_ERRORS
         }
     return _leaf(raw, kind, path, rules, errors)
+
+
+def _key(raw: object, kind: Any, path: str, rules: _Rules, errors: list[FieldError]) -> str:
+    if kind is not str:
+        found: list[FieldError] = []
+        _leaf(raw, kind, _join(path, str(raw)), rules, found)
+        errors += [FieldError(error.field, f"the name {error.message}") for error in found]
+    return str(raw)
 
 
 def _convert_struct(
@@ -136,29 +148,10 @@ def _leaf(raw: object, kind: Any, path: str, rules: _Rules, errors: list[FieldEr
         text = str(error)
         found = _WHERE.search(text)
         inner = found["path"].removeprefix(".") if found else ""
-        errors.append(FieldError(_join(path, inner), _in_words(_WHERE.sub("", text), kind)))
+        errors.append(FieldError(_join(path, inner), in_words(_WHERE.sub("", text), kind)))
     except (RecursionError, OverflowError, ValueError) as error:
         errors.append(FieldError(path, str(error)))
     return None
-
-
-def _in_words(text: str, kind: Any) -> str:
-    """Return msgspec's message; of a text that does not fit a pattern, the pattern's description in place of it."""
-    if " matching regex " not in text:
-        return text
-    for meta in _metas(kind):
-        if meta.pattern is not None and repr(meta.pattern) in text and meta.description:
-            return f"must be {meta.description}"
-    return "has characters or a form that is not allowed here"
-
-
-def _metas(kind: Any) -> Iterator[msgspec.Meta]:
-    """Yield every constraint in a type: of unions, lists and mappings too."""
-    for part in typing.get_args(kind):
-        if isinstance(part, msgspec.Meta):
-            yield part
-        else:
-            yield from _metas(part)
 
 
 @cache
@@ -176,6 +169,15 @@ def _members(kind: Any) -> Iterator[Any]:
             yield from _members(member)
     else:
         yield kind
+
+
+def _collection_of(raw: object, kind: Any) -> Any:
+    """Return a union's only list or mapping that `raw` can be, so that its items are taken one by one; or the type."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    origins = (dict,) if isinstance(raw, Mapping) else (tuple, list) if isinstance(raw, list | tuple) else ()
+    fitting = [member for member in typing.get_args(kind) if typing.get_origin(member) in origins]
+    return fitting[0] if len(fitting) == 1 else kind
 
 
 def _struct_of(kind: Any) -> type[msgspec.Struct] | None:

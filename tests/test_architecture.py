@@ -20,6 +20,7 @@ BASE = frozenset(
         "events",
         "config",
         "validation",
+        "validation_messages",
         "json_structure",
         "atomic",
         "dirfd",
@@ -66,7 +67,7 @@ _MAY_IMPORT: dict[str, frozenset[str]] = {
     "agent": frozenset({"jobs"}) | BASE,
     "errors": frozenset(),
     "clock": frozenset(),
-    "validation": frozenset({"errors", "json_structure"}),
+    "validation": frozenset({"errors", "json_structure", "validation_messages"}),
     "json_structure": frozenset({"errors"}),
 }
 
