@@ -18,7 +18,7 @@ ARGS ?=
 .PHONY: help run test test-thorough test-pythons test-vm lint bench board spec lock wheel engine clean
 
 help: ## Say what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(CACHE)/packages-%: tools/packages
 	@tools/packages $*

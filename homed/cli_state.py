@@ -36,6 +36,8 @@ def _reset(options: argparse.Namespace) -> int:
     try:
         held = state.lock(options.state)
     except StoreError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise error.__cause__ from None
         raise StoreError(f"{error.message}: stop homed first (systemctl stop homed)") from error
     try:
         if not options.yes and not _confirmed(options):

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -67,7 +68,7 @@ class Control:
                 _checked(response.status, response.read())
             yield from _events(response)
         except (OSError, http.client.HTTPException) as error:
-            raise NotRunningError(_why(self._path, error)) from error
+            raise NotRunningError(_why(self._path, self._group_socket, error)) from error
         finally:
             connection.close()
 
@@ -84,7 +85,7 @@ class Control:
             response = connection.getresponse()
             return _checked(response.status, response.read())
         except (OSError, http.client.HTTPException) as error:
-            raise NotRunningError(_why(self._path, error)) from error
+            raise NotRunningError(_why(self._path, self._group_socket, error)) from error
         finally:
             connection.close()
 
@@ -159,9 +160,13 @@ def _refused(status: int, body: Mapping[str, Any]) -> RefusedError:
     return RefusedError(said.get("message", str(status)), code=said.get("code"), details=said.get("details") or {})
 
 
-def _why(path: Path, error: Exception) -> str:
+def _why(path: Path, group_socket: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return f"cannot reach homed: only root may open {path}, and members of the group homed {GROUP_SOCKET}"
+        missing = ""
+        with suppress(PermissionError, NotADirectoryError):
+            if not group_socket.exists():
+                missing = f", which is not there: enable homed.socket, or add unix:{group_socket} to api.listen"
+        return f"cannot reach homed: only root may open {path}, and members of the group homed {group_socket}{missing}"
     if isinstance(error, TimeoutError):
         return "homed does not answer"
     if isinstance(error, http.client.HTTPException):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from homed import cli, state
-from homed.control import Control
+from homed.control import Control, NotRunningError
 from tests.support.control import Answers
 
 
@@ -30,4 +30,30 @@ def test_a_command_that_may_not_read_the_state_says_so_without_a_traceback(
 
     monkeypatch.setattr(state, "require_whole", refuse)
     assert cli.main(["key", "list", "--state", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == (f"homed: cannot open {tmp_path}/put-back: permission denied: run it as root\n")
+    assert capsys.readouterr().err == (
+        f"homed: cannot open the state in {tmp_path}: permission denied: run it as root\n"
+    )
+
+
+def test_a_member_of_the_group_is_told_what_opens_its_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("homed.control._Connection.connect", refuse)
+    missing = tmp_path / "api.sock"
+    with pytest.raises(NotRunningError, match=r"is not there: enable homed\.socket, or add unix:"):
+        Control(tmp_path, group_socket=missing).get("jobs")
+    missing.touch()
+    with pytest.raises(NotRunningError, match=r"only root may open .*, and members of the group homed .*api\.sock$"):
+        Control(tmp_path, group_socket=missing).get("jobs")
+
+
+def test_a_reset_that_is_not_permitted_is_not_taken_for_another_homed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "lock"))
+
+    monkeypatch.setattr(state, "_open_lock", refuse)
+    assert cli.main(["state", "reset", "--yes", "--state", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"homed: cannot open the state in {tmp_path}: permission denied: run it as root\n"
