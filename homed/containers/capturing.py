@@ -29,7 +29,8 @@ _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 
 class Capturing:
-    """`protected` gives what is homed's own; `margin` seconds are given beyond a service's own time to stop.
+    """The backup adapter of services. `protected` returns homed's own paths; `margin` is added to a service's stop
+    timeout, in seconds.
 
     Call `recover` once the store is open and before the services are kept, `close` before the engine's.
     """

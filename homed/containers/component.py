@@ -1,4 +1,4 @@
-"""Wire up the containers: the engine, the view of it, the services, and what keeps them."""
+"""Wire up the containers: the engine, its view, the services, and their controller."""
 
 from collections.abc import Callable
 from pathlib import Path

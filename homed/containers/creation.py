@@ -31,9 +31,9 @@ _NANOSECONDS = 1_000_000_000
 
 
 def digest(name: str, spec: ServiceSpec, build: str = "") -> str:
-    """What a container is told by: two specs with one digest need no new container.
+    """Return the digest of a container's configuration: specs with equal digests need no new container.
 
-    `build` is the id of the image if its tag was pulled anew and is another image now.
+    `build` is the id of the image if a pull changed the image of its tag.
     """
     body = _configuration(name, spec)
     # How a service is backed up is nothing to its container: a change of it must not take it down.
@@ -110,7 +110,7 @@ def _host(spec: ServiceSpec) -> dict[str, Any]:
         # Bounded, or a chatty container fills the board's disk.
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
     }
-    # Named only if they are given: a service that has none keeps the container that it has.
+    # Included only if they are set: a service without them keeps its existing container.
     if spec.init:
         host["Init"] = True
     if spec.cap_add:

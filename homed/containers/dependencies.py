@@ -22,7 +22,7 @@ def cycle(graph: Mapping[str, Iterable[str]], start: str) -> list[str]:
 
 
 def field(depends_on: Collection[str], number: int) -> str:
-    """Name one of a service's dependencies in an error: they are a list, or an object with conditions."""
+    """Return the field name of a dependency for an error: dependencies are a list, or an object with conditions."""
     if isinstance(depends_on, Mapping):
         return f"depends_on.{list(depends_on)[number]}"
     return f"depends_on[{number}]"

@@ -1,4 +1,4 @@
-"""Which devices of the board a container may have: an allow-list of patterns, judged by where a path leads."""
+"""The device policy: an allow-list of patterns, matched against the real path of a device."""
 
 import os
 import re
@@ -17,7 +17,7 @@ def refusal(device: str, patterns: Sequence[str], resolve: Callable[[str], str])
         real = resolve(device)
         nodes = list(_nodes(real))
     except FileNotFoundError:
-        # It is looked at again when the container is made, and without it none is.
+        # The device is checked again when the container is made, which fails without it.
         nodes = [_flat(device) if real == normpath(_flat(device)) else real]
     except OSError as error:
         return f"{device} cannot be looked at: {error.strerror}"
@@ -34,7 +34,7 @@ def _flat(path: str) -> str:
 
 
 def _nodes(real: str) -> Iterator[str]:
-    """The path, or all that is in it: the engine hands over every device of a directory."""
+    """Return the path, or all entries of a directory: the engine passes every device in it."""
     if not stat.S_ISDIR(os.stat(real).st_mode):
         yield real
         return
@@ -48,7 +48,7 @@ def _nodes(real: str) -> Iterator[str]:
 
 
 def _names(node: str) -> set[str]:
-    """The path, and the name that the kernel has for the device behind it."""
+    """Return the real path, and the kernel's name for the device behind it."""
     try:
         found = os.stat(node)
     except OSError:
@@ -61,7 +61,7 @@ def _names(node: str) -> set[str]:
         with open(f"/sys/dev/{kind}/{number}/uevent", encoding="utf-8", errors="replace") as lines:
             named = {f"/dev/{line.strip().removeprefix('DEVNAME=')}" for line in lines if line.startswith("DEVNAME=")}
     except OSError:
-        # A disk must not pass as what its name says, whatever the kernel tells of it.
+        # A disk under another name must not pass by that name, whatever the kernel reports.
         named = {f"/dev/{kind}/{number}"} if kind == "block" else set()
     return {node, *named}
 
@@ -69,13 +69,13 @@ def _names(node: str) -> set[str]:
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     if name in patterns:
         return True
-    # A wildcard never means the terminal on which the kernel and the boot loader speak.
+    # A wildcard never matches the console of the kernel and the boot loader.
     return name not in _consoles() and any(_pattern(pattern).fullmatch(name) for pattern in patterns)
 
 
 @cache
 def _pattern(pattern: str) -> re.Pattern[str]:
-    """As a shell: `*` stays within a directory."""
+    """Compile a shell pattern: `*` stays within a directory."""
     return re.compile("".join({"*": "[^/]*", "?": "[^/]"}.get(sign) or re.escape(sign) for sign in pattern))
 
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Observe = Callable[[str], Callable[[float, bool], None]]
 log = logging.getLogger(__name__)
 _TIMEOUT = 60
-# Seconds for a quick call, with the wait for a thread: those may all hang in an engine that does not answer.
+# Seconds for a quick call, including the wait for a thread: all threads may hang if the engine does not answer.
 _QUICK_TIMEOUT = 30.0
 _QUICK_THREADS = 6
 # A stop may take an hour, and a pull for ever: neither may take the last thread from all the others.
@@ -68,7 +68,7 @@ class Engine:
         return True
 
     async def image_id(self, image: str) -> str:
-        """The id of the image that a name means now. NotFoundError."""
+        """Return the id of the image that a name refers to now. Raises: NotFoundError."""
         return await self._call("inspect_image", lambda c: str(c.inspect_image(image)["Id"]))  # type: ignore[no-untyped-call]
 
     async def pull(self, image: str, registry: Registry | None, progress: Callable[[dict[str, Any]], None]) -> None:

@@ -81,7 +81,7 @@ class Executor:
         await self._view.refresh(await self._engine.create(step.name, body))
 
     async def refusal(self, spec: ServiceSpec) -> str:
-        """Explain why this could not be made or started now; empty if it could, or if nobody can tell in time."""
+        """Return why this container cannot be made or started now; empty if it can, or if the check times out."""
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT):
                 await asyncio.to_thread(self._check, spec)
@@ -142,7 +142,7 @@ class Executor:
         self._events.publish("service.rolled_back", {"name": service.name, "reason": step.text})
 
     async def _note_pulled(self, service: Service) -> None:
-        """Find out whether the tag is another image by now: then the container is one of an older build."""
+        """Check whether the tag names another image now: then the container is from an older build."""
         image = await self._engine.image_id(service.effective.image)
         fitting = [c for c in self._view.of_service(service.name) if c.digest == service.effective_digest]
         is_other = bool(fitting) and all(container.image_id != image for container in fitting)

@@ -11,7 +11,7 @@ _LONGEST_LINE = 1024 * 1024
 
 
 class Line(NamedTuple):
-    """`stamp` is the engine's timestamp, as it is written in the log; empty for none."""
+    """A line of a log. `stamp` is the engine's timestamp as it is in the log, or empty."""
 
     stream: str
     text: bytes

@@ -52,7 +52,7 @@ class Freezer:
     async def recover(self) -> None:
         """Let go on what a homed before this one left frozen; it goes on in the background until that is done."""
         for record in await self._store.list(BUCKET):
-            # Its key says enough to let the container go on.
+            # Its key alone is enough to resume the container.
             frozen = await damage.decoded(self._store, BUCKET, record, _decode)
             service = "" if frozen is None else frozen.service
             log.warning("%s was frozen for a backup when homed ended: it is let go on", service)

@@ -13,7 +13,7 @@ _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 
 def check(image: str) -> None:
-    """ValueError with the rule that an image's name breaks: `[registry/]name[:tag][@sha256:…]`."""
+    """Validate an image name: `[registry/]name[:tag][@sha256:…]`. Raises: ValueError, with the broken rule."""
     rest, at, digest = image.partition("@")
     if at:
         algorithm, _, digits = digest.partition(":")
@@ -40,5 +40,5 @@ def check(image: str) -> None:
 
 
 def _is_host(part: str) -> bool:
-    """Whether the first part names a registry: as the engine tells it from a user's name."""
+    """Return whether the first part is a registry rather than a user, by the engine's rule."""
     return part == "localhost" or "." in part or ":" in part

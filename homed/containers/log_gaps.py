@@ -1,7 +1,7 @@
-"""Lines that a follower of a log loses, or gets twice, when the log is rotated faster than it is read (pure).
+"""Detection of lines lost or repeated because a log is rotated faster than a follower reads it (pure).
 
-Docker Engine says nothing of it, but its timestamps do: within one stream they go back only if lines come twice (or
-the board's clock was set back), and a pause that is far longer than those before it is worth a look into the log.
+Docker Engine does not report this, but timestamps reveal it: within one stream they go back only if lines repeat (or
+the board's clock was set back), and a pause far longer than earlier ones is a reason to check the log.
 """
 
 from datetime import UTC, datetime
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 _MIN_PAUSE_NS = 10_000_000
 _FACTOR = 100
-_WINDOW = 1000  # lines whose pace is known
-_BUCKET = 22  # characters of a timestamp that tell 10 ms
+_WINDOW = 1000  # lines from which the usual pace is known
+_BUCKET = 22  # characters of a timestamp down to 10 ms
 
 
 class Verdict(Enum):
@@ -28,7 +28,7 @@ class Range(NamedTuple):
 
 
 class GapDetector:
-    """Fed with each line's stream and timestamp, in the order in which they come."""
+    """Detects gaps from each line's stream and timestamp, in the order of arrival."""
 
     def __init__(self) -> None:
         self._last: dict[str, bytes] = {}
@@ -39,7 +39,7 @@ class GapDetector:
         self.pause = Range(b"", b"")
 
     def look(self, stream: str, stamp: bytes, *, clock_went_back: bool = False) -> Verdict:
-        """Judge the next line. `clock_went_back`: the board's clock was set back since the last one."""
+        """Classify the next line. `clock_went_back`: the board's clock was set back since the last one."""
         if len(stamp) != 30 or not stamp.endswith(b"Z"):  # not the engine's, or not in UTC: nothing to compare
             return Verdict.FOLLOWS
         last = self._last.get(stream, b"")
@@ -72,12 +72,12 @@ class GapDetector:
 
 
 def nanoseconds(stamp: bytes) -> int:
-    """The time of a timestamp such as 2026-01-01T00:00:00.123456789Z, since 1970."""
+    """Return the nanoseconds since 1970 of a timestamp such as 2026-01-01T00:00:00.123456789Z."""
     moment = datetime.strptime(stamp[:19].decode(), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
     return int(moment.timestamp()) * 1_000_000_000 + int(stamp[20:29])
 
 
 def next_moment(stamp: bytes, add: int = 1) -> str:
-    """The time after a timestamp, as the engine's `since` and `until` take it."""
+    """Return the moment after a timestamp in the format of the engine's `since` and `until`."""
     seconds, rest = divmod(nanoseconds(stamp) + add, 1_000_000_000)
     return f"{seconds}.{rest:09d}"

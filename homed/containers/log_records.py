@@ -1,4 +1,4 @@
-"""A container's log as the engine keeps it, with timestamps: records of at most 16 KiB, joined to lines again."""
+"""The engine's log records, of at most 16 KiB and with timestamps, joined into lines."""
 
 import struct
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from typing import NamedTuple
 from homed.containers.frames import NAMES, Line
 
 _HEAD = struct.Struct(">BxxxL")
-# The engine cuts what has no line's end after so many bytes, and gives each piece the time of the first one.
+# The engine splits a line after so many bytes, and gives each piece the timestamp of the first one.
 PIECE_BYTES = 16 * 1024
 MAX_LINE_BYTES = 1024 * 1024
 
 
 class _Open(NamedTuple):
-    """A line that goes on; `left_out` counts what is past its limit."""
+    """An incomplete line; `left_out` counts the bytes beyond its limit."""
 
     stamp: bytes
     text: bytes
@@ -21,9 +21,9 @@ class _Open(NamedTuple):
 
 
 class LogRecords:
-    """Feed it chunks as they come; it gives whole lines, without their ends. `records` counts the engine's.
+    """Joins chunks of a log into whole lines without line ends. `records` counts the engine's records.
 
-    `tty` streams have no frames: their pieces are told by their timestamps.
+    `tty` streams have no frames: their records are recognized by their timestamps.
     """
 
     def __init__(self, *, tty: bool):
@@ -34,14 +34,14 @@ class LogRecords:
 
     @property
     def unfinished(self) -> list[bytes]:
-        """The timestamps of lines whose end has not come yet."""
+        """The timestamps of incomplete lines."""
         return [line.stamp for line in self._open.values()]
 
     def feed(self, chunk: bytes) -> list[Line]:
         return self._feed_terminal(chunk) if self._tty else self._feed_frames(chunk)
 
     def finish(self) -> Iterator[Line]:
-        """What was left without a line's end."""
+        """Return the remaining lines that have no line end."""
         if self._tty and self._pending:
             yield self._terminal_line(self._pending)
             self._pending = b""
@@ -74,7 +74,7 @@ class LogRecords:
             lines += [Line(name, one.removesuffix(b"\r"), stamp) for one in text[:-1].split(b"\n")]
             return
         line = _longer(known or _Open(stamp, b""), text.removesuffix(b"\n"))
-        # A piece that is not full and has no end is what a program said last.
+        # A short piece without a line end is a program's last output.
         if text.endswith(b"\n") or len(text) < PIECE_BYTES:
             lines.append(_closed(stream, line))
         else:
@@ -83,7 +83,7 @@ class LogRecords:
     def _feed_terminal(self, chunk: bytes) -> list[Line]:
         *whole, rest = (self._pending + chunk).split(b"\n")
         lines = [self._terminal_line(raw) for raw in whole]
-        # Stamps of pieces are in it still: what is past the limit is counted when the line is.
+        # It still contains timestamps of pieces; the excess is counted with the whole line.
         if len(rest) > 2 * MAX_LINE_BYTES:
             lines.append(self._terminal_line(rest))
             rest = b""

@@ -22,10 +22,10 @@ MOST_LINES = 100_000
 # An answer costs several times its bytes while it is made, and homed has 256 MiB in all.
 _MOST_BYTES = 8 * 1024 * 1024
 _MOST_READS = 2
-# Records that the longest line can have, with one to spare; those that may come between two requests.
+# The records of the longest line, plus one; the records that may arrive between two requests.
 _MAX_PIECES = 66
 _MAX_CATCH_UP = 20_000
-# The stream of lines that are homed's own; seconds between two looks for a gap, and between two markers.
+# The stream name of homed's own lines; seconds between two gap checks, and between two markers.
 MARKER = "homed"
 _SHORTEST_LOOK, _LONGEST_LOOK = 1.0, 120.0
 _TELL_INTERVAL = 1.0
@@ -67,7 +67,7 @@ def parameters(wish: Wish) -> dict[str, str]:
 
 
 class Logs:
-    """Reads logs. `followers` bounds how many may follow at once; `lost` is told of each gap that a follower has."""
+    """Reads logs. `followers` is the maximum of concurrent followers; `lost` is called for each gap of a follower."""
 
     def __init__(
         self,
@@ -86,21 +86,21 @@ class Logs:
         return [shown(line, wish).decode(errors="replace") for line in lines]
 
     async def follow(self, container: Container, wish: Wish) -> AsyncIterator[list[Line]]:
-        """Lines as they come, in the batches that they come in. BusyError if too many follow.
+        """Yield new lines in batches as they arrive. Raises: BusyError, if too many followers exist.
 
-        A line of the stream `homed` says that lines are missing.
+        A line of the stream `homed` reports missing lines.
         """
         with self.followers:
             async for batch in self.follow_on(container, wish):
                 yield [line._replace(text=shown(line, wish)) for line in batch]
 
     async def follow_on(self, container: Container, wish: Wish, after: bytes = b"") -> AsyncIterator[list[Line]]:
-        """As `follow`, with the lines' own texts, and not counted. `after`: only what came after that timestamp."""
+        """Follow like `follow`, with raw texts, and uncounted. `after`: only lines after that timestamp."""
         asked = parameters(wish._replace(timestamps=True, follow=True))
         if after:
             asked |= {"tail": "all", "since": next_moment(after)}
         elif wish.tail:
-            # The engine counts records, not lines; and a stream of it does not tell the old from the new.
+            # The engine counts records, not lines, and its stream does not separate old lines from new ones.
             lines, unfinished = await self._last_lines(container, wish)
             if lines:
                 yield lines
@@ -116,7 +116,7 @@ class Logs:
                 yield batch
 
     async def _last_lines(self, container: Container, wish: Wish) -> tuple[list[Line], list[bytes]]:
-        """The last lines of what there is, and the timestamps of lines that go on."""
+        """Return the last existing lines, and the timestamps of incomplete ones."""
         try:
             await asyncio.wait_for(self._reads.acquire(), ANSWER_TIMEOUT)
         except TimeoutError as error:
@@ -128,7 +128,7 @@ class Logs:
                 lines, whole, unfinished = await self._collect(container, wish, asked)
                 if wish.tail is None or asked is None:
                     return lines, unfinished
-                # The first one may be the rest of a longer line, unless there was nothing before it.
+                # The first one may be the rest of a longer line, unless it is the first record.
                 if whole or len(lines) > wish.tail or asked >= _MAX_PIECES * (wish.tail + 1):
                     return lines[max(0, len(lines) - wish.tail) :], unfinished
                 asked = min(8 * asked, _MAX_PIECES * (wish.tail + 1))
@@ -138,7 +138,7 @@ class Logs:
     async def _collect(
         self, container: Container, wish: Wish, tail: int | None
     ) -> tuple[list[Line], bool, list[bytes]]:
-        """Lines of the last `tail` records; whether nothing can be before the first one; what goes on."""
+        """Return the lines of the last `tail` records, whether they include the first one, and the incomplete lines."""
         lines: list[Line] = []
         size, cut = 0, False
         records = LogRecords(tty=container.tty)
@@ -167,7 +167,7 @@ class Logs:
             yield rest
 
     async def is_missing(self, container: Container, gap: Range) -> bool:
-        """Whether the log has, or had, lines within a pause: those that a follower did not get."""
+        """Return whether the log has, or had, lines within a pause that a follower did not get."""
         asked = {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": "all"}
         within = {**asked, "since": next_moment(gap.after), "until": next_moment(gap.before, -1)}
         if await self._first(container, within) is not None:
@@ -182,14 +182,14 @@ class Logs:
         return None
 
     def note(self, container: Container, gap: Range) -> Line:
-        """Tell of a gap; the line says so to who follows."""
+        """Report a gap, and return the line that tells the follower."""
         self._lost(container, gap)
         text = b"[homed] lines are missing here, or came late: the log was rotated faster than it was read (%s to %s)"
         return Line(MARKER, text % (gap.after, gap.before), gap.before)
 
 
 class _GapWatch:
-    """One follower's watch for gaps. A look into the log costs the engine much: ever fewer are taken in vain."""
+    """Detects one follower's gaps. Checking the log is expensive, so checks without a result become less frequent."""
 
     def __init__(self, logs: Logs, container: Container):
         self._logs = logs
@@ -202,7 +202,7 @@ class _GapWatch:
         self._newest = b""
 
     async def checked(self, batch: list[Line]) -> list[Line]:
-        """The lines without those that came twice, with a marker at each gap."""
+        """Return the lines without repeated ones, with a marker at each gap."""
         offset = time.time() - time.monotonic()
         went_back, self._offset = self._offset - offset > 0.001, offset
         result: list[Line] = []
@@ -236,7 +236,7 @@ class _GapWatch:
 
 
 def shown(line: Line, wish: Wish) -> bytes:
-    """The line as it is shown."""
+    """Return the line for display."""
     return line.stamp + b" " + line.text if wish.timestamps and line.stamp and line.stream != MARKER else line.text
 
 

@@ -1,6 +1,6 @@
 """The short forms of a service's fields (ports, volumes, devices, tmpfs, hosts, capabilities), parsed (pure).
 
-Each function raises ValueError with what is wrong.
+Each function raises ValueError with the reason.
 """
 
 import re
@@ -30,7 +30,7 @@ HOST_GATEWAY = "host-gateway"
 
 
 class PortMapping(NamedTuple):
-    """`host_port` None lets the engine choose one; `address` is empty for all."""
+    """A published port. With `host_port` None the engine chooses one; an empty `address` means all."""
 
     address: str
     host_port: int | None
@@ -39,7 +39,7 @@ class PortMapping(NamedTuple):
 
 
 class VolumeMapping(NamedTuple):
-    """`source` is a path of the board, or the name of a volume."""
+    """A mount. `source` is a path on the board, or the name of a volume."""
 
     source: str
     target: str
@@ -51,7 +51,7 @@ class VolumeMapping(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The source, in one way of writing."""
+        """The source in normalized form."""
         return flat(self.source) if self.is_path else self.source
 
 
@@ -62,14 +62,14 @@ class DeviceMapping(NamedTuple):
 
 
 class Tmpfs(NamedTuple):
-    """`options` as mount(8) takes them; empty for the engine's own."""
+    """A tmpfs mount. `options` are those of mount(8); empty for the engine's defaults."""
 
     target: str
     options: str
 
 
 def flat(path: str) -> str:
-    """Write an absolute path in the one way without `.`, doubled and trailing slashes."""
+    """Normalize an absolute path: without `.`, doubled and trailing slashes."""
     return normpath(f"/{path.lstrip('/')}")
 
 
@@ -99,7 +99,7 @@ def parse_ports(text: str) -> list[PortMapping]:
 
 
 def parse_port(text: str) -> PortMapping:
-    """One mapping that is no range."""
+    """Parse a single mapping without ranges."""
     found = parse_ports(text)
     if len(found) != 1:
         raise ValueError("is a range of ports")
@@ -148,7 +148,7 @@ def parse_device(text: str) -> DeviceMapping:
 
 
 def split_tmpfs(text: str) -> Tmpfs:
-    """The path and the options, which are not looked at."""
+    """Split into the path and the options, without validating them."""
     target, _, options = text.partition(":")
     if not target.startswith("/") or ".." in target.split("/") or "\0" in text:
         raise ValueError("must be an absolute path in the container")
@@ -195,7 +195,7 @@ def parse_extra_host(text: str) -> tuple[str, str]:
 
 
 def capability(text: str) -> str:
-    """A Linux capability's name in capitals, without CAP_."""
+    """Return a Linux capability's name in capitals, without CAP_."""
     name = text.upper().removeprefix("CAP_")
     if not re.fullmatch("[A-Z][A-Z_]{1,30}", name):
         raise ValueError("must be like NET_BIND_SERVICE")

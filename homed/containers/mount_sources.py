@@ -1,4 +1,4 @@
-"""Paths of the board that a service mounts and that are not there: Docker Engine would make a directory of each."""
+"""Missing mount sources: Docker Engine would create each of them as a directory."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _FILE_NAME = re.compile(r"\.?[^/]*\.[a-zA-Z0-9_-]{1,12}")
 
 
 def missing(spec: ServiceSpec, exists: Callable[[str], bool] | None = None) -> list[tuple[str, str]]:
-    """List the mounts whose missing source must not be made, by field, each with the reason and what to do."""
+    """List the mounts whose missing source must not be created, by field, each with the reason and the remedy."""
     found = []
     for i, text in enumerate(spec.volumes):
         volume = parse_volume(text)
@@ -29,7 +29,7 @@ def missing(spec: ServiceSpec, exists: Callable[[str], bool] | None = None) -> l
 
 
 def looks_like_a_file(volume: VolumeMapping) -> bool:
-    """Whether a mount is meant for a file, told by either name of it (pure)."""
+    """Return whether a mount is meant for a file, judging by its source and target names (pure)."""
     return any(
         _FILE_NAME.fullmatch(path.rpartition("/")[2]) is not None and not path.endswith((".d", "/"))
         for path in (volume.source, volume.target)
@@ -37,7 +37,7 @@ def looks_like_a_file(volume: VolumeMapping) -> bool:
 
 
 def _exists(path: str) -> bool:
-    """False only if it is certain that nothing is there: a closed folder is the engine's to look into."""
+    """Return False only if the path certainly does not exist: the engine may see into closed directories."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

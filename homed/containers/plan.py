@@ -14,8 +14,8 @@ from homed.containers.model import Container, State
 class Wanted(NamedTuple):
     """`digest` names the container's configuration (`creation.digest`).
 
-    `confirmed`: it has run well. `can_fall_back`: another one has (`good`), and takes its place if this one does not.
-    `again`: it was stopped for a while only. `pull`: its image is to be pulled anew.
+    `confirmed`: it has run well. `can_fall_back`: another configuration (`good`) has, and replaces it if it fails.
+    `again`: it was stopped only temporarily. `pull`: its image must be pulled again.
     `held` and `frozen` say why it is kept down, or left alone, for a while;
     its health is not judged before `spared_until` (monotonic).
     """
@@ -90,13 +90,13 @@ STAND_IN, STAND_IN_FAILED, STAND_IN_PAUSE = "stand_in", "stand_in_failed", 5.0
 CRASHED, START_FAILED = "crashed", "start_failed"
 BAD_STARTS = (CRASHED, START_FAILED)
 CONFIRM, REJECT, RESTARTED, FORGET = "confirm", "reject", "restarted", "forget"
-# Note that the image was pulled anew.
+# Record that the image was pulled again.
 PULLED = "pulled"
 # Remember that what is stopped for a while is to be started again, whatever its policy says of an end.
 AGAIN = "again"
 # The reasons of a service that is held, and of one that is frozen.
 HELD, FROZEN = "held", "backup"
-# The reason of one that runs, and would be refused if it were started now.
+# The reason for a running container that would be refused if it were started now.
 NOT_ALLOWED = "not_allowed"
 
 
@@ -345,7 +345,7 @@ def _take_name(wanted: Wanted, current: Container, others: tuple[Container, ...]
 def _put_name_right(
     wanted: Wanted, current: Container, others: tuple[Container, ...], actual: Actual
 ) -> tuple[Step, ...]:
-    """Give a container that runs its service's name again, or one like it if another container has taken that."""
+    """Rename a running container back to its service's name, or a similar one if that is taken."""
     if current.name == wanted.name:
         return ()
     if actual.name_taken is None:

@@ -15,7 +15,7 @@ from homed.containers.protected import MountTable, Protected, inside, overlappin
 from homed.containers.spec import ServiceSpec
 from homed.errors import FieldError
 
-# What is no data of a service: no backup holds it, and no restore replaces it.
+# Paths that are not data of a service: not backed up and not replaced by a restore.
 _SYSTEM = (
     "/bin", "/boot", "/efi", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/snap", "/sys",
     "/usr", "/var/backups", "/var/lib/containerd", "/var/lib/docker", "/var/lib/dpkg", "/var/lib/homed",
@@ -32,7 +32,7 @@ _READABLE = (
     "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/nv_tegra_release",
     "/sys/firmware/devicetree/base",
 )  # fmt: skip
-# The root, the files and the folder of a process: other ones for each that looks, so nobody can say which.
+# A process's root, files and working directory: they differ for each reader, so they cannot be checked.
 _PROCESS = re.compile(r"/proc/(self|thread-self|\d+)(/.*)?")
 
 
@@ -69,7 +69,7 @@ def _violations(
             refused = f"cannot be looked at: {error.strerror}"
         if refused is not None:
             yield FieldError(f"volumes[{i}]", refused)
-    if allowed.allow_privileged:  # it gives these too
+    if allowed.allow_privileged:  # it includes these
         return
     for i, text in enumerate(spec.cap_add):
         if capability(text) not in allowed.capabilities:
@@ -93,7 +93,7 @@ def _mount_refusal(
     if _PROCESS.fullmatch(written):
         return f"{source} leads into a process: it can never be mounted"
     if inside(written, "/proc") and not allowed.allow_host_root:
-        return f"{source} is the system's: containers.allow_host_root is off"
+        return f"{source} belongs to the system, and containers.allow_host_root is off"
     real = resolve(source)
     engine = allowed.engine.removeprefix("unix://")
     if engine.startswith("/"):
@@ -113,7 +113,7 @@ def _mount_refusal(
 
 
 def _outside(real: str, roots: list[str], resolve: Callable[[str], str]) -> str | None:
-    """Explain why a path is not data of the board's: it lies in no data root, or is a user's own."""
+    """Return why a path is not allowed as data: it lies in no data root, or is a user's own."""
     within = [root for root in roots if inside(real, root)]
     if not within:
         return (
@@ -121,7 +121,7 @@ def _outside(real: str, roots: list[str], resolve: Callable[[str], str]) -> str 
             " use a folder in one of them, or a named volume"
         )
     home = resolve("/home")
-    # A root that names a user's folder, or one in it, was meant.
+    # A root at or below a user's home directory is intentional.
     if any(inside(root, home) and root != home for root in within):
         return None
     if inside(real, home) and _HIDDEN.fullmatch(real[len(home.rstrip("/")) :]):
@@ -134,7 +134,7 @@ def _outside(real: str, roots: list[str], resolve: Callable[[str], str]) -> str 
 
 
 def login_homes(resolve: Callable[[str], str], accounts: str = "/etc/passwd") -> list[str]:
-    """The folders of users who may log in, wherever they lie."""
+    """Return the home directories of users who may log in."""
     found = []
     try:
         with open(accounts, encoding="utf-8", errors="surrogateescape") as lines:

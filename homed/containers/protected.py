@@ -1,4 +1,4 @@
-"""The paths that no container may ever have, whatever the configuration allows: homed's code, secrets and state.
+"""Protected paths that no container may mount, whatever the configuration allows: homed's code, secrets and state.
 
 A path is compared by the file system that it lies on and its place in it, so that a bind mount or a second mount of
 the same disk does not make it another one.
@@ -19,13 +19,13 @@ _SECRETS = (
     "/etc/homed", "/etc/credstore", "/etc/credstore.encrypted", "/run/credstore", "/run/credstore.encrypted",
     "/run/credentials", "/run/homed",
 )  # fmt: skip
-# Jobs have their directories here: as themselves, or as what systemd makes for PrivateTmp=.
+# Jobs have their directories here, directly or in those that systemd makes for PrivateTmp=.
 _JOBS = re.compile(r"(/var)?/tmp/(homed|systemd-private)-.*")
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  compared, not used
 
 
 class Mount(NamedTuple):
-    """A line of mountinfo: `device` is major:minor, `root` the place in its file system that is seen at `point`."""
+    """A line of mountinfo: `device` is major:minor, `root` the path in its filesystem that is mounted at `point`."""
 
     device: str
     root: str
@@ -33,20 +33,20 @@ class Mount(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A path by its file system and its place in it."""
+    """A path identified by its filesystem and its path within it."""
 
     device: str
     path: str
 
 
 class Protected(NamedTuple):
-    """`code` is what homed runs, `private` what it keeps: real paths."""
+    """The protected real paths: `code` is what homed executes, `private` what it stores."""
 
     code: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
 
     def conflict(self, real: str, table: "MountTable | None" = None, *, code: bool = True) -> str | None:
-        """Return the protected path that a real path is, lies in, or holds; None if there is none."""
+        """Return the protected path that a real path equals, lies in, or contains; None if there is none."""
         if _JOBS.fullmatch(f"{real}/") or real in _TEMPORARY:
             return real
         return overlapping(real, (*self.private, *(self.code if code else ())), table)
@@ -67,7 +67,7 @@ def of_daemon(config: Config, file: Path, state: Path) -> Protected:
 
 
 def _code() -> Iterator[str]:
-    """The interpreter, the libraries that it reads, and homed itself."""
+    """Return the paths of the interpreter, its libraries, and homed itself."""
     yield from (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, sys.executable)
     yield from (path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib"))
     yield os.path.dirname(os.path.realpath(sys.executable))
@@ -76,13 +76,13 @@ def _code() -> Iterator[str]:
 
 
 def _real(paths: Iterable[str]) -> list[str]:
-    # A root in it would refuse everything; what lies below it is named by the others.
+    # A root directory would refuse everything; the other paths cover what lies below it.
     found = dict.fromkeys(one for path in paths for one in (os.path.normpath(path), os.path.realpath(path)))
     return [path for path in found if path not in ("/", "//")]
 
 
 class MountTable:
-    """This process's mounts at one moment; the places of each path are looked for once."""
+    """A snapshot of this process's mounts, with a cache of the locations of each path."""
 
     def __init__(self) -> None:
         self._mounts = read_mounts()
@@ -95,7 +95,7 @@ class MountTable:
 
 
 def overlapping(real: str, paths: Iterable[str], table: MountTable | None = None) -> str | None:
-    """Return the first of `paths` that shares a file with `real`: one lies in the other, by name or by mount."""
+    """Return the first of `paths` that overlaps with `real`, by name or by mount."""
     table = table or MountTable()
     given = table.places(real)
     for path in paths:
@@ -112,7 +112,7 @@ def inside(path: str, folder: str) -> bool:
 
 
 def read_mounts() -> list[Mount]:
-    """Read this process's mounts, the latest last; none if /proc does not tell."""
+    """Read this process's mounts, the latest last; empty if /proc is unavailable."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
             return [mount for line in lines if (mount := _mount(line)) is not None]
@@ -121,7 +121,7 @@ def read_mounts() -> list[Mount]:
 
 
 def places(real: str, mounts: Iterable[Mount]) -> list[Place]:
-    """List what a mount of this path shows: its own place, and the roots of the mounts below it (pure)."""
+    """List the locations visible through a path: its own, and the roots of the mounts below it (pure)."""
     own: Mount | None = None
     found = []
     for mount in mounts:
@@ -150,7 +150,7 @@ def _meet(one: Place, other: Place) -> bool:
 
 
 def _same_file(one: str, other: str) -> bool:
-    """Whether two names lead to one file, as hard links do."""
+    """Return whether two names refer to one file, as hard links do."""
     try:
         first, second = os.stat(one), os.stat(other)
     except OSError:

@@ -1,4 +1,4 @@
-"""Why Docker Engine cannot be reached: looked up when a call has failed."""
+"""The diagnosis of an unreachable Docker Engine after a failed call."""
 
 import os
 import socket

@@ -201,7 +201,7 @@ class Reconciler:
 
 
 def completed(name: str, containers: Iterable[Container]) -> Dependency:
-    """Whether a service has done its work: its newest container has ended with 0 (pure)."""
+    """Return whether a service has completed: its newest container has exited with 0 (pure)."""
     last = max(containers, key=lambda container: container.created_at, default=None)
     if last is None or last.started_at is None:
         return Dependency(name, False, "it has not run yet")

@@ -19,9 +19,9 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """`good` is the last configuration that ran well; `restart` is a restart that was asked for and not done yet;
-    `again`: homed stopped it for a while, and is to start it again; `pull`: its image is to be pulled anew. `build` and
-    `good_build` are the ids of the images that a tag pulled anew had become (`creation.digest`).
+    """A stored service. `good` is the last configuration that ran well; `restart` is a requested restart that is
+    pending; `again`: homed stopped it temporarily and must start it again; `pull`: its image must be pulled again.
+    `build` and `good_build` are the image ids after a pull changed the image of a tag (`creation.digest`).
 
     `deleting` stays until the containers are gone, so that a deletion survives everything.
     """
@@ -61,7 +61,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def effective_digest(self) -> str:
-        """What the container is told by that is to run."""
+        """The digest of the desired container (`creation.digest`)."""
         return creation.digest(self.name, self.effective, self.effective_build)
 
 

@@ -1,4 +1,4 @@
-"""The log of a service: of its container, and of each that takes its place."""
+"""The log of a service across its container and each replacement."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +14,7 @@ _LOOK_INTERVAL = 0.25
 
 
 class ServiceLogs:
-    """`exists` says whether there is a service of a name, and that it is not being deleted."""
+    """Reads services' logs. `exists` returns whether a service exists and is not being deleted."""
 
     def __init__(self, view: View, logs: Logs, exists: Callable[[str], bool]):
         self._view = view
@@ -22,12 +22,12 @@ class ServiceLogs:
         self._exists = exists
 
     async def read(self, name: str, wish: Wish) -> list[str]:
-        """The lines of its container as it is now; none if it has none."""
+        """Return the lines of its current container; empty if it has none."""
         container = self._container(name)
         return [] if container is None else await self._logs.read(container, wish)
 
     async def follow(self, name: str, wish: Wish) -> AsyncIterator[list[Line]]:
-        """Lines as they come, until the service is deleted. A line of homed's own marks each new start."""
+        """Yield lines as they arrive, until the service is deleted. A line by homed marks each start."""
         with self._logs.followers:
             before: tuple[str, datetime | None] | None = None
             last = b""
@@ -50,7 +50,7 @@ class ServiceLogs:
                         last = max([last, *(line.stamp for line in batch)])
                         yield [line._replace(text=shown(line, wish)) for line in batch]
                 except (EngineUnavailableError, NotFoundError):
-                    pass  # the container is gone, or the engine: both are waited for
+                    pass  # the container or the engine is gone: wait for it
                 await asyncio.sleep(_LOOK_INTERVAL)
 
     def _container(self, name: str) -> Container | None:

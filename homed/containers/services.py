@@ -20,7 +20,7 @@ _LOOK = 10.0
 # All of them are held in memory, and read at each start: a homed that cannot hold them would never start again.
 MOST_SERVICES = 512
 LONGEST_SPEC = 256 * 1024
-# Of all together: what 512 services of 64 KiB take.
+# Bytes of all together: 512 services of 64 KiB.
 MAX_TOTAL_BYTES = 32 * 1024 * 1024
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Services:
         self._listeners.append(listener)
 
     async def load(self) -> None:
-        """Read what is stored. A service whose record is damaged is unknown: its container is left as it is."""
+        """Read the stored services. A service with a damaged record is unknown: its container stays untouched."""
         for record, service in await damage.read_all(self._store, BUCKET, self._decode):
             self._entries[record.key] = Entry(service, record.revision)
             self._sizes[record.key] = spec_size(service)
@@ -72,7 +72,7 @@ class Services:
         return self._entries.get(name)
 
     def exists(self, name: str) -> bool:
-        """Whether there is a service of this name that is not being deleted."""
+        """Return whether a service of this name exists and is not being deleted."""
         entry = self._entries.get(name)
         return entry is not None and not entry.service.deleting
 
@@ -88,7 +88,7 @@ class Services:
         return list(self._allow(spec))
 
     def size_without(self, names: Collection[str]) -> int:
-        """Bytes of the configurations of all others."""
+        """Return the size in bytes of all other services' configurations."""
         return sum(size for name, size in self._sizes.items() if name not in names)
 
     def graph(self) -> dict[str, tuple[str, ...]]:
@@ -140,7 +140,7 @@ class Services:
         await self._note(name, lambda service: msgspec.structs.replace(service, good=spec, good_build=build))
 
     async def pulled(self, name: str, spec: ServiceSpec, build: str | None) -> None:
-        """Note that an image was pulled anew; `build` is its id if that is to have a new container."""
+        """Record that an image was pulled again; `build` is its id if it needs a new container."""
 
         def change(service: Service) -> Service:
             if build is None or service.effective != spec:
@@ -247,22 +247,22 @@ class Services:
             )
 
     async def _refused(self, spec: ServiceSpec) -> list[FieldError]:
-        """What the board does not give it."""
+        """Return the problems of fields that the board's policy refuses."""
         if not spec.volumes and not spec.devices:
             return list(self._allow(spec))
         return list(await self._on_thread(lambda: self._allow(spec)))
 
     async def _on_thread(self, look: Callable[[], T]) -> T:
-        """Look at paths: a folder whose disk or server hangs must hold up nobody. ValidationError after a while."""
+        """Check paths on a thread, because a disk or server may hang. Raises: ValidationError, also on a timeout."""
         try:
             async with asyncio.timeout(_LOOK):
                 return await asyncio.to_thread(look)
         except TimeoutError as error:
-            raise ValidationError([FieldError("volumes", f"could not be looked at within {_LOOK:.0f} s")]) from error
+            raise ValidationError([FieldError("volumes", f"could not be checked within {_LOOK:.0f} s")]) from error
 
 
 def spec_size(service: Service) -> int:
-    """Bytes of a service's configuration as it is stored."""
+    """Return the size in bytes of a service's configuration as stored."""
     return len(msgspec.json.encode(service.spec))
 
 

@@ -33,7 +33,7 @@ def mounted(mappings: Iterable[VolumeMapping]) -> tuple[list[str], list[str]]:
 
 
 def _spelled(path: str) -> str:
-    """An absolute path as one writes it: `/srv/data` for `/srv//data/`."""
+    """Normalize an absolute path: `/srv/data` for `/srv//data/`."""
     return "/" + posixpath.normpath(path).lstrip("/")
 
 

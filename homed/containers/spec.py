@@ -47,7 +47,7 @@ RestartPolicy = Annotated[
     ),
 ]
 Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\u0000]*$", description="text without null characters")]
-# In characters; in bytes it is what the kernel takes (`spec_rules`).
+# In characters; the kernel's limit in bytes is in `spec_rules`.
 Value = Annotated[str, Meta(max_length=131_072, pattern=r"^[^\u0000]*$", description="text without null characters")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 # A string is taken apart at each look, which costs; the arguments of a list are taken as they are.
@@ -100,7 +100,7 @@ class LockedRegistry(Registry, frozen=True):
 
 
 class Condition(StrEnum):
-    """What a service waits for of another one: it runs; its health check passes; it has ended with 0."""
+    """The condition of a dependency: the other service runs, its health check passes, or it has exited with 0."""
 
     STARTED = "started"
     HEALTHY = "healthy"

@@ -1,6 +1,6 @@
-"""What is refused of a new or changed service beyond the form of its fields (pure).
+"""Rules for a new or changed service beyond the format of its fields (pure).
 
-Not asked of what is stored already: a service that an earlier homed took is kept as it is.
+They do not apply to stored services: one that an earlier version accepted is kept.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ _MOUNTABLE_IN_PROC = frozenset(
 
 
 def problems(spec: ServiceSpec) -> list[FieldError]:
-    """Every field that breaks a rule."""
+    """Return an error for every field that breaks a rule."""
     return [*_image(spec), *_environment(spec), *_tmpfs(spec), *_ports(spec), *_targets(spec)]
 
 
@@ -52,7 +52,7 @@ def _tmpfs(spec: ServiceSpec) -> Iterator[FieldError]:
 
 
 def _ports(spec: ServiceSpec) -> Iterator[FieldError]:
-    """The same port of the board twice, also by ranges and by addresses of which one means all."""
+    """Find duplicate host ports, also in overlapping ranges and with the wildcard address."""
     taken: dict[tuple[int, str], list[tuple[str, int]]] = {}
     count = 0
     for i, text in enumerate(spec.ports):
@@ -84,7 +84,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _targets(spec: ServiceSpec) -> Iterator[FieldError]:
-    """Two mounts, or two devices, on one path of the container."""
+    """Find paths of the container with two mounts, or two devices."""
     mounts = [
         *((f"volumes[{i}]", parse_volume(text).target) for i, text in enumerate(spec.volumes)),
         *((f"tmpfs[{i}]", text.partition(":")[0]) for i, text in enumerate(spec.tmpfs)),

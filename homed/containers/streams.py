@@ -20,7 +20,7 @@ _EVENTS = (
     "health_status",
 )  # fmt: skip
 _LONGEST_EVENT = 1024 * 1024
-# Seconds for an answer to begin and, unless it is followed, to go on; of silence until it is asked whether it lives.
+# Seconds for a response to begin and, unless it is followed, to continue; seconds of silence before a liveness check.
 ANSWER_TIMEOUT = 15.0
 _SILENCE = 30.0
 
@@ -74,7 +74,7 @@ class Streams:
             raise EngineUnavailableError(f"Docker Engine's stream broke off: {error}") from error
 
     async def _chunk(self, response: aiohttp.ClientResponse, follow: bool) -> bytes:
-        """What comes next; empty at the end. A silent stream is followed for as long as the engine answers others."""
+        """Return the next chunk, empty at the end. Wait on a silent stream as long as the engine answers others."""
         if not follow:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT):

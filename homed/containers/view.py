@@ -17,7 +17,7 @@ from homed.events import Events
 
 log = logging.getLogger(__name__)
 _RESYNC_DEADLINE = 20.0
-# The first look may take this long without an answer, and this long in all.
+# Time limits of the first query of the engine: without any response, and in total.
 _FIRST_LOOK_TIMEOUT, _MAX_FIRST_LOOK = 5.0, 30.0
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.25, 5.0
 # Of these events nothing changes that homed looks at; they are told, and cost no call.
@@ -38,7 +38,7 @@ class View:
         self._listeners: list[Listener] = []
         self._asked = 0
         self._answered: dict[str, int] = {}
-        # Whose a container is: a name that is given to it by hand later does not change that.
+        # The owning service of each container: a later manual rename does not change it.
         self._owners: dict[str, str] = {}
         self._looked = asyncio.Event()
         self._answered_at = 0.0
@@ -48,11 +48,11 @@ class View:
 
     @property
     def starting(self) -> bool:
-        """Whether the engine is being looked at for the first time: nobody can say yet how it is."""
+        """True until the engine's first response: the state of the containers is not known yet."""
         return not self._looked.is_set()
 
     async def first_look(self) -> None:
-        """Wait until it is known whether the engine is there, or for as long as is waited for that."""
+        """Wait until the engine is known to be reachable or not, at most until the time limits."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_MAX_FIRST_LOOK):
                 await self._looked.wait()
@@ -127,7 +127,7 @@ class View:
         if known != new:
             self._containers[new.id] = new
             if known is not None and (known.service, known.name) != (new.service, new.name):
-                self._tell(known)  # who had it is told too
+                self._tell(known)  # its previous owner is notified, too
             self._tell(new)
 
     async def resync(self) -> None:
@@ -182,7 +182,7 @@ class View:
         self._owners = {identity: owner for identity, owner in self._owners.items() if identity in found}
 
     def _owned(self, container: Container) -> Container:
-        """A container that was a service's stays it, whatever its name has become."""
+        """Return the container with its owning service, which it keeps whatever its name is now."""
         if container.service is not None:
             self._owners[container.id] = container.service
             return container
@@ -255,7 +255,7 @@ class View:
             self._tell(None)
 
     def _end_start(self, began: float) -> None:
-        """Give up waiting for an engine that neither answers nor refuses."""
+        """Stop waiting for an engine that neither answers nor refuses."""
         if not self.starting:
             return
         moment = time.monotonic()

@@ -1,4 +1,4 @@
-"""A bound on the memory that several use at once: who needs more than is left waits, first come, first served."""
+"""A shared memory budget: a user that needs more than is left waits, first come, first served."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 
 class Budget:
-    """`total` bytes. One that needs more than all of it gets all of it, when nobody else has any."""
+    """A budget of `total` bytes. A request for more gets all of it, once nobody else holds any."""
 
     def __init__(self, total: int):
         self._total = total
@@ -20,7 +20,7 @@ class Budget:
 
     @asynccontextmanager
     async def held(self, size: int) -> AsyncIterator[None]:
-        """Hold so many bytes."""
+        """Hold so many bytes within the context."""
         size = min(size, self._total)
         await self._take(size)
         try:
@@ -53,6 +53,6 @@ class Budget:
         while self._waiting and self._used + self._waiting[0][0] <= self._total:
             size, turn = self._waiting.popleft()
             if turn.cancelled():
-                continue  # it was cancelled in this very moment
+                continue  # it was cancelled at the same time
             self._used += size
             turn.set_result(None)

@@ -94,5 +94,5 @@ def without(claim: Claim, worker: str) -> Claim:
 
 
 def only(claim: Claim) -> str | None:
-    """Return whose the claim is, if that is known or nobody else is left."""
+    """Return the owner of the claim if it is known, or if only one candidate is left."""
     return claim.worker or (next(iter(claim.candidates)) if len(claim.candidates) == 1 else None)

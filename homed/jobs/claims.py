@@ -110,8 +110,8 @@ class Claims:
         return job
 
     async def give_back(self, id: str, token: int, why: str, worker: str | None = None) -> None:
-        """The worker with this claim is gone: it waits again, or has failed where that happens over and over. Then its
-        record keeps who had it: `worker`, if it had no owner yet.
+        """Requeue a job whose worker is gone, or fail it if that happened too often. The record of a failed job keeps
+        its last worker: `worker`, if it had no owner yet.
         """
         before = await self._ledger.get(id)
         if before.token != token:

@@ -1,8 +1,8 @@
-"""Splits a job into what scheduling needs of it and its content, and puts them together again (pure).
+"""Split a job into its scheduling data and its content, and join them again (pure).
 
-The content is the work with the metadata, and the data of a result. What is small stays inside the job's record. What
-is large lies beside it, in records of its own: it is read when somebody needs it, and never held for a job that waits
-or has ended. The record keeps the beginning of the work, which lists show and search.
+The content is the work with the metadata, and the data of a result. Small content stays inside the job's record. Large
+content is stored beside it, in separate records: it is read on demand, and never held in memory for a job that waits or
+has ended. The record keeps the beginning of the work for display and search in lists.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from homed.jobs.records import Archive, Beside, Command, Job, Result, Script, Ta
 
 BUCKET: Final = "job-content"
 _PIECE_BYTES: Final = 16 << 10
-# In bytes of memory, roughly: what a waiting job may hold of its content.
+# The approximate memory in bytes that a waiting job may use for its content.
 _MAX_INSIDE_WEIGHT: Final = 4096
 _ELEMENT_WEIGHT: Final = 64
 _BRIEF_CHARACTERS: Final = 1024
 _SEARCHED_FIELDS: Final = ("command", "expression", "url")
-# A record that is smaller than this holds nothing that is worth splitting off.
+# A record smaller than this is not worth splitting.
 _SMALL_RECORD_BYTES: Final = 1024
 _SMALL_RECORD_ELEMENTS: Final = 48
-# A larger record, of a homed that kept everything inside, is read without making objects of its content.
+# A larger record, written by an older version with all content inside, is read without decoding its content.
 _LARGE_RECORD_BYTES: Final = 16 << 10
 
 
@@ -66,7 +66,7 @@ class _SplitRecord(msgspec.Struct, frozen=True):
 
 
 class Split(NamedTuple):
-    """The job without what lies beside its record, and that content (None: inside)."""
+    """The job without its separate content, and that content (None: inside the record)."""
 
     job: Job
     work: bytes | None
@@ -74,17 +74,17 @@ class Split(NamedTuple):
 
 
 def work_keys(job: Job) -> list[str]:
-    """The keys under which the work of a job lies beside its record, in order."""
+    """Return the keys of the records with a job's work, in order."""
     return _keys(f"{job.id}/work", job.beside.work)
 
 
 def data_keys(job: Job) -> list[str]:
-    """The keys under which the data of its last attempt's result lies beside its record, in order."""
+    """Return the keys of the records with the data of its last attempt's result, in order."""
     return _keys(f"{job.id}/{job.attempt}", job.beside.data)
 
 
 def pieces(keys: Sequence[str], content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Cut content into the records of these keys: an engine reads and compares small ones in less time."""
+    """Split content into records for these keys: the database reads and compares small ones faster."""
     for number, key in enumerate(keys):
         yield key, content[number * _PIECE_BYTES : (number + 1) * _PIECE_BYTES]
 
@@ -99,7 +99,7 @@ def size(work: Work, metadata: Mapping[str, Any]) -> int:
 
 
 def split(job: Job) -> Split:
-    """Split off what is large of a job that holds all of its content."""
+    """Split off the large content of a complete job."""
     content = msgspec.json.encode(_Content(job.work, job.metadata))
     work = content if _is_heavy(content) else None
     if work is not None:
@@ -135,7 +135,7 @@ def join(job: Job, work: bytes | None, data: bytes | None) -> Job:
 
 
 def rest(job: Job) -> str:
-    """What lists show behind the beginning of a command or a script; empty if it is all of it."""
+    """Return the note after a shortened command or script in a list; empty if it is complete."""
     match job.work:
         case Command() as work:
             shown = len(work.line)
@@ -148,9 +148,9 @@ def rest(job: Job) -> str:
 
 
 def read(record: bytes) -> tuple[Job, bool]:
-    """Read a job's record as far as scheduling needs it.
+    """Decode the scheduling data of a job's record.
 
-    The flag says that large content lies inside the record: an older homed has written it. Raises: ValueError.
+    The flag is true if an older version wrote large content inside the record. Raises: ValueError.
     """
     # Such a record may be large, too: of a long error and a text in letters that JSON escapes.
     if msgspec.json.decode(record, type=_SplitRecord).beside != Beside():
@@ -166,10 +166,10 @@ def read(record: bytes) -> tuple[Job, bool]:
 
 
 def split_record(record: bytes) -> Split:
-    """Split the record of a job that holds all of its content. Raises: ValueError."""
+    """Split the record of a complete job. Raises: ValueError."""
     if len(record) < _LARGE_RECORD_BYTES:
         return split(msgspec.json.decode(record, type=Job))
-    # No objects are made of the payload, the metadata and the data: they can take many times as much.
+    # The payload, the metadata and the data are not decoded: as objects they can take many times the memory.
     content = msgspec.json.decode(record, type=_RawContent)
     result = msgspec.json.decode(record, type=_RawRecord).result or _RawResult()
     fields: dict[str, msgspec.Raw] = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
@@ -214,7 +214,7 @@ def _brief_raw(work: Command | Script | Archive | _RawTask) -> tuple[Work, int]:
 
 
 def _brief(work: Work) -> tuple[Work, int]:
-    """The beginning of the work, and how many characters its text has in all."""
+    """Return the beginning of the work, and the total number of characters of its text."""
     match work:
         case Command(command=text, args=args):
             room = max(0, _BRIEF_CHARACTERS - len(text))
@@ -236,13 +236,13 @@ def _searched(payload: msgspec.Raw) -> Mapping[str, str]:
 
 
 def _kept(metadata: Mapping[str, Any] | _Named) -> Mapping[str, str]:
-    """What placement looks at."""
+    """Return the fields that placement needs."""
     mode = metadata.mode if isinstance(metadata, _Named) else metadata.get("mode")
     return {"mode": mode} if isinstance(mode, str) and len(mode) <= 64 else {}
 
 
 def _is_heavy(data: bytes) -> bool:
-    """Whether it would take much memory once it is read: many small elements take far more than their text."""
+    """Return whether it would take much memory once decoded: many small elements take far more than their text."""
     if len(data) > _MAX_INSIDE_WEIGHT:
         return True
     return len(data) + _ELEMENT_WEIGHT * _elements(data) > _MAX_INSIDE_WEIGHT
@@ -253,7 +253,7 @@ def _elements(data: bytes) -> int:
 
 
 def bounded(result: Result) -> Result:
-    """The result with texts that fit into a record: workers and programs say what they like."""
+    """Return the result with its texts shortened to fit a record, because workers and programs may send any length."""
     if len(result.error) <= _MAX_ERROR_CHARACTERS and len(result.code) <= _MAX_CODE_CHARACTERS:
         return result
     error = result.error

@@ -1,4 +1,4 @@
-"""Direct mode of the executor: a text of commands, each run by a shell of its own. Imports are few: jobs wait for them.
+"""Direct mode of the executor: each command of a text runs in its own shell. Few imports keep a job's start fast.
 
 As clients of the original expect it: `cd` in one command does not move the next, a command that fails does not stop the
 next ones, and above the output of each stand the command and a rule.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 SHELL = "/bin/sh"
 _RULE = "-" * 80
-_MAX_JOINED = 100  # lines that one command may have
+_MAX_JOINED = 100  # maximum lines of one command
 _HEREDOC = re.compile(r"(?<!<)<<-?[ \t]*(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\1")
 # Standard error joins standard output: in files of their own, the order of the two would be a guess. The exit code is
 # that of the first command that failed.
@@ -28,9 +28,9 @@ exit "$code"
 
 
 def split(text: str, is_complete: Callable[[str], bool]) -> list[str]:
-    """Split a text into its commands: a line is one, or as many lines as a shell needs to understand it.
+    """Split a text into commands: a command is one line, or the lines that a shell needs to parse it as complete.
 
-    A line that no following line completes stands alone: the shell will say what is wrong with it.
+    A line that no following line completes is a command by itself: the shell will report the error.
     """
     lines = text.split("\n")
     found: list[str] = []
@@ -55,7 +55,7 @@ def _end(lines: Sequence[str], start: int, is_complete: Callable[[str], bool]) -
 
 
 def _goes_on(command: str) -> bool:
-    """Tell whether its last line is joined with the next, or a here-document is open: a shell takes both as an end."""
+    """Return whether the last line continues or a here-document is open: a shell accepts both at the end of input."""
     last = command.rpartition("\n")[2]
     if (len(last) - len(last.rstrip("\\"))) % 2:
         return True
@@ -67,7 +67,7 @@ def _goes_on(command: str) -> bool:
 
 
 def understands(command: str) -> bool:
-    """Tell whether the shell takes it as whole. Nothing of it is run."""
+    """Return whether the shell parses it as complete, without running it."""
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         actions = [(os.POSIX_SPAWN_DUP2, nothing, number) for number in (0, 1, 2)]
@@ -75,13 +75,13 @@ def understands(command: str) -> bool:
         child = os.posix_spawn(SHELL, argv, os.environ, file_actions=actions)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     except OSError:
-        return True  # it is too long, or no process can be had: the run says so
+        return True  # it is too long, or no process can be started: the run will report that
     finally:
         os.close(nothing)
 
 
 def program(commands: Sequence[str]) -> list[str]:
-    """The shell that runs them, one after the other."""
+    """Return the shell command that runs them one after the other."""
     pairs = [part for command in commands for part in (header(command), command)]
     return [SHELL, "-c", _LOOP, SHELL, *pairs]
 

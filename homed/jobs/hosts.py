@@ -24,7 +24,7 @@ from homed.store.base import Record, Store
 from homed.vault import Vault
 
 BUCKET = "hosts"
-# All of them are held in memory, with their sealed keys.
+# All of them are held in memory, with their encrypted keys.
 _MAX_HOSTS = 1000
 _MAX_SECRETS = 16 << 20
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -185,7 +185,7 @@ class Hosts:
         return sorted(found, key=lambda host: (host.created_at, host.id))
 
     async def create(self, new: NewHost) -> Host:
-        """ValidationError, ConflictError (TOO_MANY_HOSTS)."""
+        """Create a host. Raises: ValidationError, ConflictError (TOO_MANY_HOSTS)."""
         if len(self._entries) >= _MAX_HOSTS:
             raise ConflictError(f"there are {_MAX_HOSTS} hosts already: delete one first", code="TOO_MANY_HOSTS")
         id = str(uuid.uuid4())

@@ -40,13 +40,13 @@ from homed.store.base import RevisionError
 
 _NAMESPACE = uuid.UUID("8f7c2c64-6a1d-4c6e-9a55-0d9a4f6f9a31")
 _RETRIED = frozenset({State.FAILED, State.TIMED_OUT, State.CANCELLED})
-# Linux takes so many bytes, with a zero byte at their end, as one argument of a program: a line for a shell is one.
+# Linux's limit in bytes, with the terminating zero byte, for one argument of a program, such as a shell command.
 _MAX_LINE_BYTES = (128 << 10) - 1
 _MAX_REQUIREMENTS_BYTES = 2048
 _MAX_ADDRESS_CHARACTERS = 2048
-# What a record takes beside its content.
+# Bytes of a record in addition to its content.
 _RECORD_BYTES = 1024
-# Jobs that are listed have all of their work up to so many bytes, and its beginning beyond that.
+# Lists have the whole work of a job up to so many bytes, and only its beginning beyond that.
 _MAX_LISTED_BYTES = 8192
 _MAX_PAGE_BYTES = 1 << 20
 
@@ -89,9 +89,10 @@ class Jobs:
         self._coming_bytes = 0
 
     async def submit(self, new: NewJob) -> Job:
-        """Durable when it returns. A second one with the same key is the first. ForbiddenError (JOBS_DISABLED),
-        ValidationError, JobLimitError (QUEUE_FULL), JobSpaceError (QUEUE_SPACE), NotFoundError (HOST_NOT_FOUND),
-        InactiveHostError, JobConflictError (KEY_REUSED).
+        """Submit a job; it is durable on return. A second submission with the same key returns the first job.
+
+        Raises: ForbiddenError (JOBS_DISABLED), ValidationError, JobLimitError (QUEUE_FULL),
+        JobSpaceError (QUEUE_SPACE), NotFoundError (HOST_NOT_FOUND), InactiveHostError, JobConflictError (KEY_REUSED).
         """
         config = self._config()
         new = checked(new, config)
@@ -137,7 +138,7 @@ class Jobs:
         return job
 
     def _require_room(self, size: int, config: Config) -> None:
-        """Those that are just being written down count. JobLimitError (QUEUE_FULL), JobSpaceError (QUEUE_SPACE)."""
+        """Check the limits, with pending writes. Raises: JobLimitError (QUEUE_FULL), JobSpaceError (QUEUE_SPACE)."""
         waiting, unfinished = self._ledger.waiting + self._coming, self._ledger.unfinished + self._coming
         if waiting >= config.queue or unfinished >= 2 * config.queue:
             raise JobLimitError(f"{config.queue} jobs wait already: see jobs.queue")
@@ -163,30 +164,30 @@ class Jobs:
             raise InactiveHostError([FieldError("server_id", "is a host that is not active")])
 
     async def get(self, id: str) -> Job:
-        """A job with all of its content. NotFoundError (JOB_NOT_FOUND)."""
+        """Return a job with all of its content. Raises: NotFoundError (JOB_NOT_FOUND)."""
         return await self._ledger.whole(await self._ledger.get(id))
 
     async def look(self, id: str) -> Job:
-        """A job, perhaps without the large part of its content. NotFoundError (JOB_NOT_FOUND)."""
+        """Return a job, perhaps without its large content. Raises: NotFoundError (JOB_NOT_FOUND)."""
         return await self._ledger.get(id)
 
     async def whole(self, job: Job) -> Job:
-        """The same job with all of its content. NotFoundError (JOB_NOT_FOUND), if it was removed meanwhile."""
+        """Return the job with all of its content. Raises: NotFoundError (JOB_NOT_FOUND), if it has been removed."""
         return await self._ledger.whole(job)
 
     async def page(self, query: Query) -> Page:
-        """Of a large work the jobs on a page have the beginning."""
+        """Return a page of jobs; a large work is shortened to its beginning."""
         ids, total = await self.ids(query)
         jobs = await self.several(ids)
         most = min(_MAX_LISTED_BYTES, _MAX_PAGE_BYTES // max(1, len(jobs)))
         return Page(await self._ledger.with_small(jobs, most), total)
 
     async def ids(self, query: Query) -> tuple[list[str], int]:
-        """The ids of the jobs on a page, and how many there are in all: of a long page not all are held at once."""
+        """Return the ids of a page, and the total number of jobs: a long page is not held in memory as a whole."""
         return await self._listing.page(query)
 
     async def several(self, ids: Sequence[str]) -> list[Job]:
-        """Those of these jobs that there still are, in this order, perhaps with the beginning of their work alone."""
+        """Return the existing ones of these jobs in this order, perhaps with only the beginning of their work."""
         found = await self._ledger.many(ids)
         return [job for id in ids if (job := found.get(id)) is not None]
 
@@ -198,7 +199,7 @@ class Jobs:
         return await self._scheduler.end(id, State.CANCELLED, why or "it was cancelled")
 
     async def retry(self, id: str) -> Job:
-        """Once more, as the same job. JobConflictError (CANNOT_RETRY) unless it failed or was ended before its end;
+        """Retry the same job. Raises: JobConflictError (CANNOT_RETRY), unless it failed, was cancelled or timed out;
         JobLimitError (QUEUE_FULL), JobSpaceError (QUEUE_SPACE).
         """
 
@@ -275,7 +276,7 @@ def checked(new: NewJob, config: Config) -> NewJob:
             errors += _text_errors("script" if isinstance(new.work, Script) else "command", text)
             if isinstance(new.work, Command):
                 errors += _text_errors("args", new.work.args, needed=False)
-                if new.host is None:  # over SSH a long line goes as a file
+                if new.host is None:  # over SSH a long line is sent as a file
                     errors += _line_errors("command", new.work.line)
             if isinstance(new.work, Script):
                 errors += _text_errors("shell", new.work.shell)
@@ -290,7 +291,7 @@ def checked(new: NewJob, config: Config) -> NewJob:
 
 
 def _size(new: NewJob, limit: int) -> int:
-    """How many bytes the new job takes in the store. ValidationError if its content is larger than it may be."""
+    """Return the size in bytes of the new job in the store. Raises: ValidationError, if its content is too large."""
     size = contents.size(new.work, new.metadata)
     if size > limit:
         field = {Script: "script", Task: "payload"}.get(type(new.work), "command")
@@ -300,7 +301,7 @@ def _size(new: NewJob, limit: int) -> int:
 
 
 def _bounds_errors(new: NewJob) -> list[FieldError]:
-    """What is held of each job that waits must be small."""
+    """Check the size of the fields held in memory for each waiting job."""
     errors = []
     if len(msgspec.json.encode(new.requirements)) > _MAX_REQUIREMENTS_BYTES:
         errors.append(FieldError("requirements", f"must take at most {_MAX_REQUIREMENTS_BYTES} bytes"))

@@ -47,9 +47,9 @@ class Keeping:
                     await self._woken.wait()
 
     async def give_back(self) -> None:
-        """Return the space of what was forgotten to the disk, in steps between which others write.
+        """Release the space of removed jobs to the disk, in small steps with other writes in between.
 
-        Some is kept: the next jobs take it again.
+        Some space is kept for the next jobs.
         """
         left = await self._ledger.give_back(_SPARE_BYTES)
         while left > _SPARE_BYTES:

@@ -1,6 +1,6 @@
 """The jobs of this board in the store: every change is a compare-and-set, told as an event once it is durable.
 
-What is held of a job is what scheduling needs. Its content, if it is large, is read from the store by `whole`.
+Memory holds only a job's scheduling data. `whole` reads large content from the store.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _TRIES = 20
 _WAITING = (State.PENDING, State.QUEUED)
 _VACUUM_STEP_BYTES = 4 << 20
 _NO_LIMIT = 1 << 60
-# Content that is being handed to runners, in memory; each has it as JSON, as objects, and as what it sends on.
+# Memory for content being handed to runners; each has it as JSON, as decoded objects, and in its output form.
 _CONTENT_BYTES = 8 << 20
 _COPIES = 4
 
@@ -33,7 +33,7 @@ class Index(Protocol):
     """What lists are answered from: it follows the records."""
 
     def put(self, job: Job, stored: int) -> None:
-        """`stored` is how many bytes the job takes in the store."""
+        """Record a job; `stored` is its size in the store in bytes."""
         ...
 
     def drop(self, ids: Sequence[str]) -> None: ...
@@ -46,8 +46,8 @@ class Index(Protocol):
 class Entry:
     """A job that has not ended, or is being looked at: `changed` is set with each change, and replaced by a new one.
 
-    `stored` is how many bytes it takes in the store. `inside`: its large content lies in its record, as an older homed
-    has written it; the next change puts it beside.
+    `stored` is its size in the store in bytes. `inside`: an older version wrote its large content inside its record;
+    the next change splits it off.
     """
 
     __slots__ = ("changed", "inside", "job", "lock", "revision", "stored")
@@ -102,17 +102,17 @@ class Ledger:
 
     @property
     def unfinished(self) -> int:
-        """How many jobs have not ended."""
+        """The number of jobs that have not ended."""
         return len(self._entries)
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for a node, or for their next try."""
+        """The number of jobs that wait for a node, or for their next try."""
         return self._waiting
 
     @property
     def unfinished_bytes(self) -> int:
-        """How much the jobs that have not ended take in the store."""
+        """The size in the store of the jobs that have not ended, in bytes."""
         return self._bytes
 
     def active(self) -> list[Job]:
@@ -145,7 +145,7 @@ class Ledger:
         return found
 
     async def whole(self, job: Job) -> Job:
-        """The job with all of its content; the data of its result is JSON then (`msgspec.Raw`), if it is large.
+        """Return the job with all of its content; large data of its result is JSON (`msgspec.Raw`).
 
         NotFoundError (JOB_NOT_FOUND), if it was removed meanwhile.
         """
@@ -156,7 +156,7 @@ class Ledger:
 
     @asynccontextmanager
     async def content(self, job: Job) -> AsyncIterator[Job]:
-        """As `whole`, for who runs it: what all runners hold at once is bounded."""
+        """Provide the job as `whole` does, for a runner, within the memory budget of all runners."""
         if not job.beside.work and not job.beside.data:
             yield job
             return
@@ -164,7 +164,7 @@ class Ledger:
             yield await self.whole(job)
 
     async def with_small(self, jobs: Sequence[Job], max_bytes: int) -> list[Job]:
-        """The jobs, with the whole work of those of which it has at most `max_bytes`. For lists."""
+        """Return the jobs for lists, with the whole work of those whose work has at most `max_bytes`."""
         found: list[Job] = []
         for job in jobs:
             whole = None
@@ -174,7 +174,7 @@ class Ledger:
         return found
 
     async def _joined(self, job: Job) -> Job | None:
-        """The job with what lies beside its record; None if that is not all there."""
+        """Return the job joined with its separate content; None if some of that is missing."""
         work = await self._read_beside(contents.work_keys(job), job.beside.work)
         data = await self._read_beside(contents.data_keys(job), job.beside.data)
         if work is None or data is None:
@@ -194,7 +194,7 @@ class Ledger:
         return content if len(content) == size else None
 
     async def _read_whole(self, id: str) -> Job:
-        """A job that was changed meanwhile, or that lies wholly in its record: an older homed has written it."""
+        """Read a job that changed in the meantime, or whose record has all content (written by an older version)."""
         for _ in range(_TRIES):
             record = await self._store.get(BUCKET, id)
             if record is None:
@@ -239,7 +239,7 @@ class Ledger:
                 if job is before:
                     return job
                 try:
-                    # What an older homed has left inside its record is moved: not all of it at once.
+                    # Content that an older version wrote inside the record is split off, job by job.
                     async with self._moving if entry.inside else nullcontext():
                         job, beside = await self._split(entry, job)
                         value = records.encode(job)
@@ -254,7 +254,7 @@ class Ledger:
         return entry.job
 
     async def _split(self, entry: Entry, job: Job) -> tuple[Job, list[Change]]:
-        """The changed job without what is to lie beside its record, and the changes of that. RevisionError."""
+        """Return the changed job without its separate content, and the changes of that. Raises: RevisionError."""
         before = entry.job
         changes: list[Change] = []
         has_new_result = job.result is not before.result
@@ -269,7 +269,7 @@ class Ledger:
         return job, changes
 
     async def _put_beside(self, entry: Entry, job: Job) -> tuple[Job, list[Change]]:
-        """What an older homed has left inside its record."""
+        """Return the changes that split off content which an older version wrote inside the record."""
         record = await self._store.get(BUCKET, job.id)
         if record is None or record.revision != entry.revision:
             raise RevisionError(f"job '{job.id}' was changed in the meantime: read it again")
@@ -345,7 +345,7 @@ class Ledger:
         return id
 
     async def give_back(self, spare: int) -> int:
-        """Return some of the space of forgotten jobs to the disk, but for `spare` bytes. Returns how many are free."""
+        """Release space of removed jobs to the disk, except `spare` bytes. Return the number of free bytes."""
         return await self._store.give_back(_VACUUM_STEP_BYTES, spare)
 
     def _publish(self, job: Job) -> None:
@@ -358,7 +358,7 @@ class Ledger:
 
 
 def _entry(record: Record) -> Entry:
-    """ValueError, if the record cannot be read."""
+    """Decode a record. Raises: ValueError."""
     job, inside = contents.read(record.value)
     stored = len(record.value) if inside else _stored(job, record.value)
     return Entry(job, record.revision, stored, inside=inside)
@@ -369,7 +369,7 @@ def _stored(job: Job, value: bytes) -> int:
 
 
 def _beside(job: Job, work: bytes | None, data: bytes | None) -> list[Change]:
-    """Write the content that lies beside the record of this job."""
+    """Return the changes that write the separate content of this job."""
     pieces = [] if work is None else [*contents.pieces(contents.work_keys(job), work)]
     pieces += [] if data is None else [*contents.pieces(contents.data_keys(job), data)]
     return [Change(contents.BUCKET, key, piece) for key, piece in pieces]

@@ -61,7 +61,7 @@ class JobListing:
 
     def __init__(self) -> None:
         self._listing = Listing(_COLUMNS, _INDEXES)
-        # The newest change of each: the job and its bytes in the store, or None where it is gone.
+        # The newest change of each: the job and its size in the store in bytes, or None if it was removed.
         self._changed: dict[str, tuple[Job, int] | None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -77,7 +77,7 @@ class JobListing:
         await self._listing.close()
 
     def put(self, job: Job, stored: int) -> None:
-        """`stored` is how many bytes it takes in the store."""
+        """Record a job; `stored` is its size in the store in bytes."""
         self._changed[job.id] = (job, stored)
         self._soon(_DELAY)
 
@@ -113,13 +113,13 @@ class JobListing:
         )
 
     async def finished(self) -> tuple[int, int]:
-        """How many have ended, and how many bytes they take: their records, content and output."""
+        """Return the number of finished jobs, and the bytes of their records, content and output."""
         await self._write()
         count, size = await self._listing.sums(["size"], [Range("finished_at")])
         return int(count), int(size)
 
     async def finished_oldest_first(self, limit: int) -> list[tuple[str, datetime, int]]:
-        """(id, when it ended, bytes that it takes) of those that ended first."""
+        """Return (id, end time, size in bytes) of the jobs that ended first."""
         await self._write()
         rows = await self._listing.rows(
             ["id", "finished_at", "size"], [Range("finished_at")], "finished_at", limit=limit

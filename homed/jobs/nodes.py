@@ -34,7 +34,7 @@ class Nodes:
         return [self.board(), *self._others.values()]
 
     def online(self) -> int:
-        """How many nodes take jobs now."""
+        """Return the number of nodes that accept jobs now."""
         return sum(1 for node in self.all() if node.online)
 
     def board(self) -> Node:

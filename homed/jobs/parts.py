@@ -41,7 +41,7 @@ _AGAIN = 10.0
 
 
 class Board(NamedTuple):
-    """What jobs need of the board. `facts` must be quick; `info` is what the task system_info answers; `local` runs
+    """The board's interface for jobs. `facts` must be quick; `info` is the result of the task system_info; `local` runs
     processes on it; `is_own_listener` tells whether homed itself listens at an address and port.
     """
 

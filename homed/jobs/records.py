@@ -117,9 +117,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Beside(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The content that lies beside a job's record, in bytes: the `work` with the metadata, the `data` of the result.
+    """The sizes in bytes of a job's separate content: the `work` with the metadata, the `data` of the result.
 
-    Then the work in the record is its beginning alone; `characters` is how long a command or a script is in all.
+    The record then has only the beginning of the work; `characters` is the full length of a command or a script.
     """
 
     work: int = 0

@@ -26,7 +26,7 @@ class OffsetError(JobConflictError):
 
 
 def remainder(streamed: bytes, final: bytes) -> bytes | None:
-    """What is to follow what was streamed, so that it is the final text; None if nothing can."""
+    """Return the text that completes the streamed output to the final one; None if they do not match."""
     return final[len(streamed) :] if final.startswith(streamed) else None
 
 

@@ -8,7 +8,7 @@ from homed.config.jobs import JobKeeping
 
 
 class Finished(NamedTuple):
-    """`size` is what it takes in bytes: its record, its content and its output."""
+    """A finished job. `size` is the total of its record, its content and its output, in bytes."""
 
     id: str
     finished_at: datetime

@@ -10,7 +10,7 @@ _VERSION: Final = re.compile(r"(-?[0-9][0-9.]*|\.exe|-static)$")
 
 
 def normal_lines(command: str) -> str:
-    """Return lines for a shell without a byte order mark, ended as Unix does."""
+    """Return lines for a shell without a byte order mark, with Unix line ends."""
     return command.removeprefix(_BOM).replace("\r\n", "\n")
 
 
@@ -28,6 +28,6 @@ def normal_script(script: str, interpreter: str) -> str:
 
 
 def is_shell(interpreter: str) -> bool:
-    """Whether an interpreter's name or path is that of a Unix shell."""
+    """Return whether an interpreter's name or path is that of a Unix shell."""
     name = interpreter.rpartition("/")[2]
     return _SHELLS.fullmatch(_VERSION.sub("", name)) is not None

@@ -33,7 +33,7 @@ def taken(folder: Path) -> int:
 
 
 class Result(NamedTuple):
-    """A stream as it was given whole at the end: bytes kept, and dropped past the limit."""
+    """A stream delivered as a whole at the end: bytes kept, and bytes dropped beyond the limit."""
 
     size: int
     dropped: int
@@ -80,12 +80,12 @@ class Files:
         return self._head.dropped[stream]
 
     def result(self, stream: Stream) -> Result | None:
-        """What was given at the end in the place of what came; None if nothing was."""
+        """Return the stream delivered at the end that replaces the streamed one; None if there is none."""
         self.load()
         return self._results[stream]
 
     def put_result(self, stream: Stream, data: bytes) -> None:
-        """Have it read in the place of what came, whose order stays as it is for those who follow it."""
+        """Store a stream that replaces the streamed one for readers; followers keep the streamed order."""
         self.load()
         kept = data[: self._limit()]
         result = Result(len(kept), len(data) - len(kept))
@@ -324,7 +324,7 @@ class Files:
         return self._pread(self._paths[run.stream], run.length, run.start)
 
     def _pread(self, path: str, length: int, start: int) -> bytes:
-        """Fewer bytes if the file is gone, or shorter."""
+        """Read at an offset; return fewer bytes if the file is missing or shorter."""
         with contextlib.suppress(OSError):
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:

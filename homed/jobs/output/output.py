@@ -16,7 +16,7 @@ PIECE = 8 * 1024  # an event holds it twice, and a byte that is no text takes th
 _MOST_HELD = 32
 _AHEAD = 4
 _ALL = 1 << 56
-_CHUNK = 32 * 1024  # held for each reader of a log, and six times as long where it is escaped in JSON
+_CHUNK = 32 * 1024  # held for each reader of a log; up to six times as much when escaped in JSON
 _TAIL = 4  # bytes in which a character ends that began before
 _T = TypeVar("_T")
 
@@ -73,16 +73,16 @@ class Output:
 
     @property
     def has_result(self) -> bool:
-        """Whether it was given whole at the end: then that is read, and what came is only followed."""
+        """True if a stream was delivered as a whole at the end: readers get that, followers the streamed one."""
         return any(self.files.result(stream) is not None for stream in Stream)
 
     @property
     def text_end(self) -> int:
-        """The position after all that `combined` reads."""
+        """The end position of `combined`."""
         return self.size if self.has_result else self.end
 
     async def put_result(self, stream: Stream, data: bytes) -> None:
-        """Have `data` read as all of a stream from now on; who follows is told nothing more."""
+        """Replace a stream by `data` for readers; followers are not notified."""
         await self._run(self.files.put_result, stream, data)
 
     async def write(self, stream: Stream, data: bytes) -> None:

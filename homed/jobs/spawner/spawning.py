@@ -27,7 +27,7 @@ _MAX_REPORT: Final = 8192
 
 
 def spawn(start: Start) -> int:
-    """The pid of its process, which leads a session of its own. OSError if it cannot be started."""
+    """Start the process as a session leader and return its PID. Raises: OSError."""
     descriptors: list[int] = []
     try:
         stdin = prepare(start)
@@ -64,7 +64,7 @@ def prepare(start: Start) -> int | None:
 
 
 def clear(start: Start) -> bool:
-    """Remove its own directory, if nothing is left in it but what was put there; whether it is gone."""
+    """Remove its directory if it has only the files put there; return whether it is gone."""
     try:
         with dirfd.parent(start.place) as (places, name):
             with dirfd.opened(name, places) as place:
@@ -113,7 +113,7 @@ def _fork(start: Start, descriptors: list[int]) -> int:
 
 
 def _report(reads: int, pid: int) -> bytes:
-    """What the process says if it cannot become its program; empty once it has."""
+    """Return the child's error if it cannot execute its program; empty if it has."""
     report, stops = b"", 0
     while len(report) < _MAX_REPORT and stops < _MAX_STOPS:
         if not select.select([reads], [], [], _STOP_CHECK)[0]:
@@ -127,7 +127,7 @@ def _report(reads: int, pid: int) -> bytes:
 
 
 def _become(start: Start, descriptors: list[int], writes: int) -> NoReturn:
-    """In the process: become the job, or say why not. Nothing of the spawner's own is undone here."""
+    """In the child process: execute the job, or report the error, without the spawner's cleanup."""
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
@@ -160,7 +160,7 @@ def _tell(writes: int, report: bytes) -> None:
 
 
 def _limit(memory: int) -> None:
-    """If memory runs short a job goes before homed does."""
+    """Make the kernel's OOM killer prefer the job to homed."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
         if int(file.read()) < int(_OOM_SCORE):
             file.write(_OOM_SCORE)

@@ -73,7 +73,7 @@ class Checks:
     async def check_first(self, ids: Iterable[str], within: float) -> Mapping[str, Checked]:
         """Check the hosts that were never checked, and return what was found within so many seconds.
 
-        What takes longer goes on, and is joined by the next who asks: each host is checked once, however many ask.
+        A longer check continues, and the next caller joins it: a host is checked only once at a time.
         """
         tasks = {id: self._first.get(id) or self._begin(id) for id in ids if not self._hosts.get(id).status}
         if tasks:

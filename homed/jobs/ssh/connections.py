@@ -213,7 +213,7 @@ class Connections:
         return connection
 
     async def _note(self, host: Host, status: str) -> None:
-        """Keep what a check has found true to what was seen since."""
+        """Update the result of a host's check by a later observation."""
         if host.status and host.status != status:
             with contextlib.suppress(HomedError):
                 await self._hosts.note(host.id, status)
@@ -237,8 +237,8 @@ class Connections:
 
 
 async def run(session: "Session", order: Order, most: int) -> tuple[str, str, bool]:
-    """What a short text printed until it ended, `most` bytes of each stream, and whether it began: else it is what the
-    host's login shell said.
+    """Run a short script and return its output, `most` bytes of each stream, and whether it began: if not, the output
+    is the login shell's.
     """
     session.send(order.text)
     listener, taken = Listener(order.key), {0: b"", 1: b""}

@@ -136,7 +136,7 @@ def _preferred(host: Host, allowed: Sequence[str]) -> Sequence[str]:
 
 @functools.cache
 def _known() -> Mapping[str, Sequence[str]]:
-    """By kind, the algorithms that the library has here: some need libraries of their own."""
+    """Return the algorithms available in the library by kind: some need additional libraries."""
     return {
         "key_exchange": [name.decode() for name in get_kex_algs()],
         "host_key": [name.decode() for name in get_public_key_algs()],

@@ -1,4 +1,4 @@
-"""What a key is by its own words and how large it is, read in linear time and with no arithmetic (pure).
+"""The type and size of a key, parsed in linear time and without arithmetic (pure).
 
 Keys are judged here before a library parses them: OpenSSL proves the primes of a private RSA key, which takes a minute
 at 16,384 bits, and the function that stretches a passphrase runs as often as the file says.
@@ -108,7 +108,7 @@ def judge_public(blob: bytes) -> str | None:
 
 
 def _unescaped(text: str) -> str:
-    """Without what a form, an environment variable or a JSON file has made of the ends of lines."""
+    """Undo the line ends' escaping by a form, an environment variable or a JSON file."""
     text = text.removeprefix("\ufeff").strip().strip("\"'")
     if "\\n" in text and "-----BEGIN" in text:
         text = text.replace("\\r", "").replace("\\n", "\n")
@@ -126,7 +126,7 @@ def _private_block(text: str) -> tuple[str, str]:
 
 
 def _said_of(text: str, label: str, *, whole: bool) -> str:
-    """What something is that is no private key in PEM."""
+    """Describe a text that is not a private key in PEM."""
     if text.startswith("PuTTY-User-Key-File"):
         return (
             "is a key in PuTTY's format (PPK): export it with PuTTYgen (Conversions, Export OpenSSH key), or with "
@@ -169,7 +169,7 @@ class _Fields:
 
 
 def _bits(number: bytes) -> int:
-    """Of a number that is not negative, without leading zeros. Raises ValueError."""
+    """Return the bit length of a non-negative number without leading zeros. Raises: ValueError."""
     if number[:1] > b"\x7f":
         raise ValueError("negative")
     return int.from_bytes(number, "big").bit_length()
@@ -283,7 +283,7 @@ def _numbers(data: bytes) -> list[bytes]:
 
 
 def _members(data: bytes, tag: int) -> list[tuple[int, bytes]]:
-    """What a single value of DER holds."""
+    """Return the members of a single DER value."""
     ((found, content),) = _split(data, 1)
     if found != tag:
         raise ValueError("another value")
@@ -291,7 +291,7 @@ def _members(data: bytes, tag: int) -> list[tuple[int, bytes]]:
 
 
 def _split(data: bytes, most: int) -> list[tuple[int, bytes]]:
-    """Values of DER that follow one another: tag and content. Raises ValueError, IndexError."""
+    """Split consecutive DER values into tags and contents. Raises: ValueError, IndexError."""
     values: list[tuple[int, bytes]] = []
     at = 0
     while at < len(data):

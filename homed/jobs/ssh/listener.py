@@ -1,4 +1,4 @@
-"""Tells what a job prints from what the host's login shell says before it (pure)."""
+"""Separate a job's output from the login shell's output before it (pure)."""
 
 import re
 from typing import Final
@@ -23,7 +23,7 @@ class Listener:
 
     @property
     def begun(self) -> bool:
-        """Whether it began: said on one stream at least, since the other may be closed by the login shell."""
+        """True if the job began: seen on at least one stream, because the login shell may close the other."""
         return len(self._waiting) < len(Stream) and not self.refused
 
     @property
@@ -35,7 +35,7 @@ class Listener:
         return " ".join(text.split())[:_MAX_NOISE]
 
     def hear(self, stream: Stream, data: bytes) -> bytes:
-        """Return the part of `data` that is output of the job."""
+        """Return the part of `data` that is the job's output."""
         if stream not in self._waiting:
             return data
         heard = self._waiting[stream] + data

@@ -41,7 +41,7 @@ class Connection(asyncssh.SSHClientConnection):
         return super().process_packet(pkttype, pktid, _tolerant(pkttype, packet))
 
     def validate_server_host_key(self, key_data: bytes) -> asyncssh.SSHKey:
-        """Judged before it is decoded: what it is by its own words, and how large."""
+        """Check the type and size of the host key before it is decoded."""
         why = keyformat.judge_public(key_data)
         if why is not None:
             raise asyncssh.HostKeyNotVerifiable(f"its host key {why}")
@@ -113,7 +113,7 @@ class Guard(asyncssh.SSHClient):
 
 
 class _Text(bytes):
-    """Bytes that can always be decoded."""
+    """Bytes whose decoding never fails."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
         return super().decode(encoding, "replace")

@@ -77,7 +77,7 @@ def sweep(job: Job) -> Order:
 
 
 def mark(job: Job) -> str:
-    """Of this attempt alone. All are of one length, so that none is the beginning of another."""
+    """Return the mark of this attempt. All have one length, so that none is a prefix of another."""
     return hashlib.sha256(f"{job.id}\0{job.attempt}\0{job.token}".encode()).hexdigest()[:32]
 
 
@@ -87,7 +87,7 @@ class Swept(NamedTuple):
 
 
 def swept(output: str) -> Swept | None:
-    """What a sweep printed; None if it could not be done there."""
+    """Parse the output of a sweep; None if the host could not run it."""
     words = output.split()
     if len(words) != 2 or not all(word.isdigit() for word in words):
         return None

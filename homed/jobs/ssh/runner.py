@@ -135,7 +135,7 @@ class SshRunner:
             return _result(session)
 
     async def _survivors(self, job: Job, running: _Running) -> str:
-        """What to say of processes that may have outlived a job that was asked to end; empty if none has."""
+        """Return a note on processes that may have survived the end of a job; empty if there are none."""
         if running.swept is not None and not running.swept.left:
             return ""
         try:
@@ -151,7 +151,7 @@ class SshRunner:
         return f"{swept.left} of its processes run on at its host, and could not be ended" if swept.left else ""
 
     async def _take(self, session: "Session", attempt: Attempt, listener: Listener) -> None:
-        """Write down what it prints until it has ended."""
+        """Record its output until it has ended."""
         pump = asyncio.create_task(_pump(session, attempt, listener))
         ended = asyncio.create_task(session.ended.wait())
         try:
@@ -214,7 +214,7 @@ def _refused(word: str, job: Job) -> Result:
 
 
 def _not_run(session: "Session", listener: Listener) -> Result:
-    """The login shell has ended, and /bin/sh never began."""
+    """Return the error for a login shell that ended without starting /bin/sh."""
     said = f"it said: {listener.noise}" if listener.noise else f"it said nothing and ended with {session.exit_code}"
     return Result(code="JOB_NOT_STARTED", error=f"the login shell at its host did not start /bin/sh to run it; {said}")
 

@@ -106,7 +106,7 @@ class Builtin:
                 raise JobError(f"a task {work.type!r} is not one of homed's own", code="JOB_NOT_STARTED")
 
     async def _hold(self, id: str, size: int) -> None:
-        """Wait until there is room for an answer, which is held until it is durable."""
+        """Reserve memory for a response, held until the response is durable."""
         if size <= _SMALL_BYTES:
             return
         stack = self._held.setdefault(id, AsyncExitStack())
@@ -120,7 +120,7 @@ class Builtin:
 
 
 def _wanted(job: Job) -> msgspec.Struct:
-    """What its type knows of the payload; of an echo its answer."""
+    """Return the payload decoded for its task type; for an echo, its result."""
     assert isinstance(job.work, Task)
     kind, payload = job.work.type, job.work.payload
     if kind != "echo":

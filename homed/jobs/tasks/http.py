@@ -52,7 +52,7 @@ async def request(
     is_own: Callable[[str, int], bool],
     hold: Callable[[int], Awaitable[None]] | None = None,
 ) -> Result:
-    """Any answer is a good result, whatever its status. Codes ADDRESS_NOT_ALLOWED and HTTP_FAILED.
+    """Make a request; a response with any status is a success. Error codes: ADDRESS_NOT_ALLOWED, HTTP_FAILED.
 
     `is_own` tells whether homed itself listens at an address and port: that is never asked, whatever is allowed.
     `hold` is awaited with how many bytes the answer may take, before it is read.
