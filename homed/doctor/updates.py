@@ -80,7 +80,8 @@ async def ask() -> Board:
 
 def rauc_findings(board: Board) -> list[Finding]:
     if board.properties is None:
-        return [Finding(Level.BAD, "rauc", f"{board.trouble}: there are no updates without it")]
+        what = f"{board.trouble}: there are no updates without it (on Debian 13 its service is in rauc-service)"
+        return [Finding(Level.BAD, "rauc", what)]
     booted = slots.booted(board.slots, board.properties.boot_slot)
     found = [Finding(Level.OK, "rauc", f"RAUC answers; the board is {board.properties.compatible}")]
     if booted is None:
