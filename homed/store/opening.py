@@ -123,8 +123,18 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     _check_version(path, connection)
     check(path, connection)
-    migrations.migrate(connection, migrations.steps())
+    _migrate(connection)
     _let_shrink(connection)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """NotWritableError if the disk does not take it now: what an older homed has written can be read all the same."""
+    try:
+        migrations.migrate(connection, migrations.steps())
+    except StoreError as error:
+        if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF in _NOT_WRITABLE:
+            raise NotWritableError(error.message) from error
+        raise
 
 
 def _check_version(path: Path, connection: sqlite3.Connection) -> None:

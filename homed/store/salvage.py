@@ -28,16 +28,17 @@ def text(data: bytes) -> str:
 
 
 def has_other_tables(connection: sqlite3.Connection) -> bool:
-    """Whether a table that homed makes is missing, or described otherwise: a migration is due, or it is damaged."""
-    if connection.execute("PRAGMA user_version").fetchone()[0] != max(migrations.steps()):
+    """Whether a table that a homed of its version makes is missing, or described otherwise: it is damaged."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version not in migrations.steps():
         return False
-    return not set(_described(connection)) >= set(_tables())
+    return not set(_described(connection)) >= set(_tables(version))
 
 
 def describe_tables(connection: sqlite3.Connection) -> None:
     """Put right how the tables of a database are described, which this homed has made. sqlite3.Error."""
     connection.execute("PRAGMA writable_schema = ON")
-    for number, (kind, name, sql) in enumerate(_tables(), 1):
+    for number, (kind, name, sql) in enumerate(_tables(max(migrations.steps())), 1):
         connection.execute(
             "UPDATE sqlite_master SET type = ?, name = ?, tbl_name = ?, sql = ? WHERE rowid = ?",
             (kind, name, name, sql, number),
@@ -46,9 +47,9 @@ def describe_tables(connection: sqlite3.Connection) -> None:
     connection.execute("SELECT bucket FROM records LIMIT 1").fetchone()
 
 
-def _tables() -> list[tuple[str, str, str]]:
+def _tables(version: int) -> list[tuple[str, str, str]]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
-        migrations.migrate(fresh, migrations.steps())
+        migrations.migrate(fresh, {number: step for number, step in migrations.steps().items() if number <= version})
         return _described(fresh)
 
 

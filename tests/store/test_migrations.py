@@ -10,22 +10,28 @@ from pathlib import Path
 import pytest
 
 from homed.errors import StoreError
-from homed.store import migrations
+from homed.store import migrations, salvage
 from homed.store.sqlite import SqliteStore
+from homed.store.standing import Standing
 
 # A migration that was released has run on boards: it is never changed, a new one is added.
-_RELEASED = {1: "1490347afee8544eff1489cce452fc6e8c6f2e3a157b5a9bc5c7e73f5b8916c9"}
+_RELEASED = {
+    1: "1490347afee8544eff1489cce452fc6e8c6f2e3a157b5a9bc5c7e73f5b8916c9",
+    2: "fa1bc32f05feb6b8f77853422dcac6345235b66298d7b6a700d488f707d645bc",
+}
 
+_FIRST = (
+    "INSERT INTO records VALUES ('services', 'web', X'7B7D', 7)",
+    "INSERT INTO records VALUES ('keys', 'aabbccdd', X'7B7D', 9)",
+    "UPDATE revision SET last = 9",
+    "INSERT INTO audit (at, actor, action, target, origin, status, code, request_id)"
+    " VALUES ('2026-01-01T00:00:00.000Z', 'local', 'service.create', '/x', '127.0.0.1', 201, '', 'r')",
+)
 # What each version of homed has written, as a board would have it: the newest must still find all of it.
 _OLDER: dict[int, tuple[str, ...]] = {
     0: (),
-    1: (
-        "INSERT INTO records VALUES ('services', 'web', X'7B7D', 7)",
-        "INSERT INTO records VALUES ('keys', 'aabbccdd', X'7B7D', 9)",
-        "UPDATE revision SET last = 9",
-        "INSERT INTO audit (at, actor, action, target, origin, status, code, request_id)"
-        " VALUES ('2026-01-01T00:00:00.000Z', 'local', 'service.create', '/x', '127.0.0.1', 201, '', 'r')",
-    ),
+    1: _FIRST,
+    2: (*_FIRST, "INSERT INTO records VALUES ('job-content', 'j/work/00000', X'7B7D', 8)"),
 }
 
 
@@ -144,3 +150,38 @@ async def test_a_database_of_a_newer_homed_is_refused_and_not_touched(tmp_path: 
     with closing(sqlite3.connect(path)) as connection:
         assert list(connection.iterdump()) == before
         assert connection.execute("PRAGMA user_version").fetchone()[0] == newer
+
+
+async def test_a_disk_too_full_for_a_migration_keeps_no_homed_from_what_it_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, steps = tmp_path / "homed.db", migrations.steps()
+    with closing(sqlite3.connect(path)) as older:
+        at_version(older, max(steps))
+    full = "PRAGMA max_page_count = 1; CREATE TABLE more AS SELECT randomblob(100000);"
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "steps", lambda: {**steps, max(steps) + 1: full})
+        store = SqliteStore(path)
+        await store.open_somehow()
+        found = [store.standing]
+        assert "full" in store.message
+        assert [one.key for one in await store.list("services")] == ["web"]
+    assert await store.recover()
+    assert [*found, store.standing] == [Standing.READ_ONLY, Standing.WHOLE]
+    assert await store.put("b", "k", b"", 0) > 9
+    await store.close()
+
+
+@pytest.mark.parametrize("version", [one for one in sorted(_OLDER) if one])
+def test_tables_that_are_described_otherwise_are_seen_of_every_older_version(
+    database: sqlite3.Connection, version: int
+) -> None:
+    at_version(database, version)
+    assert not salvage.has_other_tables(database)
+    database.execute("ALTER TABLE records RENAME TO recards")
+    assert salvage.has_other_tables(database)
+
+
+def test_jobs_whose_content_lies_beside_their_records_are_none_for_a_homed_of_schema_1() -> None:
+    """It would take the beginning of a script for all of it, and run that."""
+    assert max(migrations.steps()) > 1

@@ -1,0 +1,2 @@
+-- Version 2: what is large of a job lies beside its record, in records of the bucket job-content. Nothing is moved here:
+-- each job's is with its next change. But an older homed would take the beginning of a script for all of it, and run it.
