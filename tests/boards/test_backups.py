@@ -313,7 +313,8 @@ def test_an_incremental_backup_is_made_and_put_back_in_the_workers_sandbox(homed
     homed.create("db", volumes=["db:/data", f"{DATA}:/more"])
     homed.wait_for("db")
     board.run("python3", "-c", _FILL, f"{VOLUMES}/db/_data")
-    before = homed.tree(f"{VOLUMES}/db/_data")
+    # Device nodes are restored from neither kind of backup.
+    before = {path: told for path, told in homed.tree(f"{VOLUMES}/db/_data").items() if not path.endswith("/device")}
     name = homed.make("--type", "incremental")
     board.run("sh", "-c", f"rm -rf {VOLUMES}/db/_data/*; echo new > {VOLUMES}/db/_data/new")
     homed.cli("restore", name, "--yes", "--no-config")
