@@ -1,4 +1,4 @@
-"""Components that start, fail and recover on their own: what keeps the containers goes on without any of them."""
+"""Components that start, fail and recover independently: the control of containers needs none of them."""
 
 import asyncio
 import logging
@@ -26,8 +26,8 @@ async def _load_nothing() -> None:
 
 
 class Component:
-    """One capability. `load` reads what it has, as often as needed until that works; `works` are what runs from then
-    on; `health` is its own report. `waits_for` says what else must be there first; empty if nothing is missing.
+    """One capability. `load` reads its data, and is retried until it succeeds; `works` are its background tasks after
+    that; `health` is its own report. `waits_for` returns the missing prerequisite, or an empty string.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Component:
         self._failing: dict[str, str] = {}
 
     async def load(self) -> bool:
-        """Try to load it; False if that failed: `health` says why."""
+        """Try to load it; return False on failure, explained by `health`."""
         try:
             missing = self._waits_for()
             if missing:
                 self._set_trouble(missing, None)
                 return False
             await self._load()
-        except Exception as error:  # noqa: BLE001  whatever it is, it must not keep the others from starting
+        except Exception as error:  # noqa: BLE001  no error may prevent the others from starting
             self._set_trouble(_said(error), error)
             return False
         if self._trouble and self.restarts:
@@ -77,7 +77,7 @@ class Component:
         return self._works()
 
     async def keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a work; if it fails, begin it again after a while."""
+        """Run a background task, and restart it with a delay if it fails."""
         delay = _FIRST_RETRY
         while True:
             started = asyncio.get_running_loop().time()
@@ -97,7 +97,7 @@ class Component:
             asyncio.get_running_loop().call_later(_MAX_RETRY, self._seems_well, name, self.restarts)
 
     def _seems_well(self, name: str, restarts: int) -> None:
-        """What has run for a while since it failed is reported no more."""
+        """Forget the failure of a task that has run long enough since."""
         if self.restarts == restarts:
             self._failing.pop(name, None)
 
@@ -111,7 +111,7 @@ class Component:
         return State(max(own.status, Level.DEGRADED, key=_weight), _joined(own.message, said), own.needed)
 
     def require(self) -> None:
-        """StateUnavailableError while it is not there."""
+        """Check that it is loaded. Raises: StateUnavailableError."""
         if not self.is_up:
             raise StateUnavailableError(
                 f"{self.name} cannot be used now, and homed tries to start it again: {self._trouble}",
@@ -120,7 +120,7 @@ class Component:
 
 
 class Supervisor:
-    """Starts components one after the other, and those that failed again and again."""
+    """Starts components one after the other, and retries those that failed."""
 
     def __init__(self) -> None:
         self._components: list[Component] = []
@@ -135,12 +135,12 @@ class Supervisor:
         return next(one for one in self._components if one.name == name)
 
     async def load(self) -> None:
-        """Try each once, in order. None of them keeps the others, or the caller, from going on."""
+        """Try each once, in order. No failure affects the others or the caller."""
         for component in self._components:
             await component.load()
 
     def start(self) -> None:
-        """Run what is loaded, and try what is not until it is."""
+        """Run the loaded components, and retry the others until they are loaded."""
         for component in self._components:
             if component.is_up:
                 self._run(component)
@@ -148,7 +148,7 @@ class Supervisor:
                 self._spawn(f"start {component.name}", self._retry(component))
 
     def wake(self) -> None:
-        """Try what is not there at once: what it waits for may have come."""
+        """Retry components that are not loaded immediately, because a prerequisite may be available now."""
         self._woken.set()
         self._woken = asyncio.Event()
 

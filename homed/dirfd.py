@@ -60,5 +60,5 @@ def write(name: str, at: int, content: bytes, mode: int) -> int:
 
 
 def is_directory(name: str, at: int) -> bool:
-    """Whether it is a directory, and no link to one. OSError if it is not there."""
+    """Return whether it is a directory, and not a link to one. Raises: OSError, if it does not exist."""
     return stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)

@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 _PARTS = re.compile(r"(?i)(https?)://([^/?#]*)([/?#].*)?", re.DOTALL)
-# What a URL may have in it (RFC 3986), and the percent sign of what is encoded already.
+# The characters of a URL (RFC 3986), and the percent sign of encoded ones.
 _LEGAL = "!#$%&'()*+,/:;=?@[]~"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SECRETS = frozenset({"authorization", "cookie", "proxy-authorization"})
@@ -21,7 +21,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class WrongUrlError(ValueError):
-    """No URL of http or https, or none that can be sent."""
+    """The text is not an http or https URL, or cannot be sent."""
 
 
 def exact(text: str) -> URL:

@@ -1,4 +1,4 @@
-"""The board's time zone, read anew whenever somebody has changed it."""
+"""The board's time zone, reloaded whenever it changes."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Where homed serves: as the configuration says, and the board itself at the least."""
+"""The serving of the API: by the configuration, and at least for the board itself."""
 
 import asyncio
 import logging

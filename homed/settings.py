@@ -68,13 +68,13 @@ class Settings:
         return self._overlay_file.with_name(f"{self._overlay_file.name}.bad")
 
     def component(self) -> Component:
-        """Report for /health whether all that the API stored is in force."""
+        """Return the report for /health on stored settings that are not in effect."""
         if self.trouble:
             return Component(Level.DEGRADED, self.trouble, needed=False)
         return Component(Level.HEALTHY, needed=False)
 
     def is_set(self, path: str) -> bool:
-        """Tell whether the field at this dotted path was set by anybody, or has its default."""
+        """Return whether the field at this dotted path is set, rather than a default."""
         for layer in (self._base, self._overlay, self._override):
             value: object = layer
             for name in path.split("."):
@@ -88,7 +88,7 @@ class Settings:
         self._listeners.append(listener)
 
     def guard(self, check: Check, *, of_keys: bool = False) -> None:
-        """Have `check` called with every configuration before it is taken. `of_keys`: it looks for a key."""
+        """Call `check` with every configuration before it is accepted. `of_keys`: it checks for a key."""
         self._checks.append(check)
         if of_keys:
             self._key_checks.append(check)
@@ -110,7 +110,7 @@ class Settings:
 
     def _change(self, change: Mapping[str, Any]) -> list[str]:
         over = config.merge(self._overlay, change)
-        # As if there were no flags: a start without them must find it valid.
+        # Validated without the flags, because a start without them must find it valid.
         stored = self._checked(self._base, over)
         changed = config.changed_fields(self._checked(self._base, self._overlay), stored)
         refused = [path for path in changed if config.under(path, config.FILE_ONLY)]
@@ -246,7 +246,7 @@ class Settings:
         return kept
 
     def drop(self, prefixes: tuple[str, ...], why: str) -> bool:
-        """Leave out of force what the API stored of these settings: at a start that would fail with them.
+        """Disable stored values of these settings, at a start that would fail with them.
 
         Return whether there was anything.
         """
@@ -281,11 +281,11 @@ class Settings:
         return sorted(path for path in fields if config.under(path, config.NEEDS_RESTART))
 
     def _checked(self, base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
-        """What is stored, as if there were no flags. ValidationError."""
+        """Return the stored configuration, without the flags. Raises: ValidationError."""
         return config.check(config.merge(base, over))
 
     def _effective(self, stored: Config, base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
-        """What is in force. ValidationError if it cannot be with what the environment and the flags say."""
+        """Return the effective configuration with the environment and the flags. Raises: ValidationError."""
         if not self._override:
             return stored
         return config.check(config.merge(config.merge(base, over), self._override))

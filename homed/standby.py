@@ -1,4 +1,4 @@
-"""A board whose state is lost, damaged or read-only: what is refused, what is said, and when it is over."""
+"""Standby mode for a lost, damaged or read-only state: refused requests, health reports, and recovery."""
 
 import asyncio
 import logging
@@ -21,14 +21,14 @@ _CODES = {
     Standing.READ_ONLY: "STATE_READ_ONLY",
     Standing.UNREADABLE: "STATE_UNAVAILABLE",
 }
-# A restore ends it, with what is needed for one; a token changes nothing.
+# Allowed: a restore, which ends the standby, and its prerequisites; issuing a token, which changes nothing.
 _RESTORES = frozenset({"backup.restore", "backup.upload", "backup.cancel", "backup.verify"})
 _ALWAYS = frozenset({"token.issue"})
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Standby:
-    """Follows how the store stands. `reload` is awaited when a state that could not be read has come back."""
+    """Tracks the state of the store. `reload` is awaited when an unreadable state becomes readable again."""
 
     def __init__(self, store: SqliteStore, reload: Callable[[], Awaitable[None]]):
         self._store = store
@@ -36,7 +36,7 @@ class Standby:
         self._kept: Sequence[Kept] = ()
 
     def check(self, method: str, change: str | None) -> None:
-        """StateUnavailableError for a request that the state does not let be done now: its method, and its act."""
+        """Check whether the state permits a request, given its method and action. Raises: StateUnavailableError."""
         standing = self._store.standing
         if standing is Standing.WHOLE or method in _READS or change in _ALWAYS:
             return
@@ -48,11 +48,11 @@ class Standby:
         )
 
     def missing(self) -> str:
-        """Why what needs the whole state must wait; empty if it need not."""
+        """Return why work that needs the complete state must wait; empty if it need not."""
         return "" if self._store.standing is Standing.WHOLE else self._store.message
 
     def health(self) -> Component:
-        """How the store does."""
+        """Return the store's health report."""
         store = self._store
         if store.standing is Standing.READ_ONLY:
             return Component(Level.DEGRADED, f"changes are refused: {store.message}")
@@ -70,7 +70,7 @@ class Standby:
         return self._store.standing is Standing.UNREADABLE
 
     def damage(self) -> Component:
-        """Records that were set aside."""
+        """Return the health report on records that were set aside."""
         return damage.component(self._kept)
 
     async def look_for_damage(self) -> None:
@@ -80,7 +80,7 @@ class Standby:
             log.warning("Cannot look for damaged records: %s", error.message)
 
     def has_lost_keys(self) -> bool:
-        """Whether keys may be missing because of what has happened to the state."""
+        """Return whether keys may be missing because of damage to the state."""
         lost = any(one.bucket == "keys" for one in self._kept)
         return lost or self._store.standing is not Standing.WHOLE or bool(self._store.message)
 
@@ -95,7 +95,7 @@ class Standby:
         ]  # fmt: skip
 
     async def run(self) -> None:
-        """Take the state up again when it can be read and written."""
+        """Resume normal operation when the state is readable and writable again."""
         since = 0.0
         while True:
             await asyncio.sleep(_LOOK_INTERVAL)

@@ -108,7 +108,7 @@ def lock(state: Path) -> Lock:
 
 
 def _open_lock(state: Path) -> int:
-    """The file `lock`; on a filesystem that is read-only or full it may have to be the directory. OSError."""
+    """Open the file `lock`, or the directory if the filesystem is read-only or full. Raises: OSError."""
     file = state / "lock"
     for path, flags in ((file, os.O_RDWR | os.O_CREAT), (file, os.O_RDONLY)):
         with contextlib.suppress(OSError):

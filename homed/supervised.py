@@ -1,4 +1,4 @@
-"""The components that may fail without ending what keeps the containers."""
+"""The components that may fail without affecting the control of containers."""
 
 import asyncio
 from collections.abc import Callable

@@ -156,7 +156,7 @@ def _leaf(raw: object, kind: Any, path: str, rules: _Rules, errors: list[FieldEr
 
 @cache
 def _is_whole(kind: Any) -> bool:
-    """Whether a number for `kind` can only be an integer."""
+    """Return whether a number for `kind` can only be an integer."""
     members = list(_members(kind))
     return int in members and float not in members and Any not in members
 

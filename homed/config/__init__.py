@@ -1,4 +1,4 @@
-"""The configuration: what may be set, its defaults and bounds, and how files become one checked value.
+"""The configuration: its settings, defaults and limits, and the merging of files into one validated value.
 
 Two layers are merged and then checked whole: the owner's TOML file, and over it the overlay (JSON) that holds
 what was changed through the API; what comes over both is in `overrides.py`. Nothing here touches the running daemon:

@@ -1,4 +1,4 @@
-"""The table `[containers]`: how services are kept, and what they may have of the board."""
+"""The table `[containers]`: the supervision of services, and their access to the board."""
 
 import re
 from posixpath import normpath

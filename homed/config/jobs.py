@@ -44,7 +44,7 @@ class JobLimits(Section, frozen=True):
 
 
 class JobKeeping(Section, frozen=True):
-    """What is kept of finished jobs: the newest `count`, none older than `days`, and `size` bytes of all that
+    """The retention of finished jobs: the newest `count`, none older than `days`, and at most `size` bytes of all that
     they take: records, payloads, scripts, results and output.
     """
 

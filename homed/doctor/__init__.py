@@ -1,4 +1,4 @@
-"""`homed doctor`: looks a board over for what would go wrong, and says what to do about it.
+"""`homed doctor`: check a board for problems, and explain how to solve them.
 
 What is asked of the board is here; what it means is decided in the modules beside, which are pure.
 """
@@ -126,7 +126,7 @@ def _synchronized() -> bool | None:
 
 
 def _said(*command: str) -> str | None:
-    """What a program prints; None if it is missing, fails or hangs."""
+    """Return a program's output; None if it is missing, fails or hangs."""
     program = shutil.which(command[0])
     if program is None:
         return None

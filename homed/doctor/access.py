@@ -1,4 +1,4 @@
-"""Who can reach this board, with which keys, and by which certificate. Pure decisions."""
+"""Findings on the API's exposure, its keys and its certificate (pure)."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta

@@ -14,7 +14,7 @@ from homed.doctor.updates import STARTS
 # No board that runs this homed is older.
 BUILT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _MIB: Final = 1 << 20
-# What homed takes without a request, with much data, and while it reads its state.
+# homed's memory when idle, with much data, and while it reads its state.
 _NEEDED_BYTES: Final = 128 * _MIB
 _LITTLE, _LITTLE_BYTES = 0.05, 256 * _MIB
 _NOTHING, _NOTHING_BYTES = 0.01, 32 * _MIB
@@ -80,7 +80,7 @@ def clock_findings(now: datetime, synchronized: bool | None) -> list[Finding]:
 
 
 def log_findings(daemon_json: str | None) -> list[Finding]:
-    """Whether Docker bounds containers' logs; None: /etc/docker/daemon.json does not exist."""
+    """Check that Docker limits containers' logs; None: /etc/docker/daemon.json does not exist."""
     about = "Docker's logs"
     try:
         found = json.loads(daemon_json) if daemon_json else {}

@@ -1,4 +1,4 @@
-"""The state directory: whether it is whole, and what was set aside in it. Pure decisions."""
+"""Findings on the state directory: its integrity, and its damaged records (pure)."""
 
 from collections.abc import Sequence
 from pathlib import Path

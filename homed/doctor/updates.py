@@ -1,4 +1,4 @@
-"""What would make an update go wrong: RAUC, its slots, units that mark them, the guard."""
+"""Findings on updates: RAUC, its slots, units that mark them, and the guard."""
 
 import asyncio
 import os

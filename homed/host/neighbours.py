@@ -28,8 +28,8 @@ class Neighbours:
         self._holds = holds
 
     def is_a_job(self, client: Address, server: Address) -> bool:
-        """Whether at the other end of this connection is a job, or nobody any more; or homed itself, which has no
-        reason to ask its own API, but makes requests for others.
+        """Return whether the client of this connection is a job, or gone, or homed itself, which has no reason to call
+        its own API, but makes requests for others.
         """
         owner = self._owner(client, server)
         if owner is None or is_of_a_job(owner.user, self._users()):

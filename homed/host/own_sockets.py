@@ -1,4 +1,4 @@
-"""The sockets of homed itself, as the kernel knows them: where it listens, and which connections are its own.
+"""homed's own sockets, from the kernel's tables: its listeners and its connections.
 
 A request that homed makes for somebody else must not come back to it: it would come from the board's own user, over the
 loopback. The kernel is asked rather than the configuration, so that no socket is missed, whoever has opened it.
@@ -23,12 +23,12 @@ class Listener(NamedTuple):
 
 
 def is_own_listener(address: str, port: int) -> bool:
-    """Whether a connection to this address would come to homed itself. `address` may have a zone (`%eth0`)."""
+    """Return whether a connection to this address would reach homed itself. `address` may have a zone (`%eth0`)."""
     return reaches(address, port, listeners())
 
 
 def reaches(address: str, port: int, known: Iterable[Listener]) -> bool:
-    """Whether one of these listeners gets what is sent there."""
+    """Return whether one of these listeners receives connections to that address."""
     ours = [one.address for one in known if one.port == port]
     if not ours:
         return False
@@ -39,7 +39,7 @@ def reaches(address: str, port: int, known: Iterable[Listener]) -> bool:
 
 
 def is_local(address: str) -> bool:
-    """Whether an address is one of this machine's own: then a socket can be bound to it. When in doubt, it is."""
+    """Return whether an address belongs to this machine, tested by binding a socket. True when in doubt."""
     plain = _plain(ip_address(address.partition("%")[0]))
     family = socket.AF_INET if plain.version == 4 else socket.AF_INET6
     text = str(plain) if plain.version == 4 else address
@@ -53,7 +53,7 @@ def is_local(address: str) -> bool:
 
 
 def listeners() -> list[Listener]:
-    """Every address that this process listens on over TCP."""
+    """Return every TCP address that this process listens on."""
     found = []
     for descriptor in _descriptors(os.getpid()):
         try:
@@ -76,7 +76,7 @@ def listeners() -> list[Listener]:
 
 
 def holds(inode: int, proc: Path = _PROC) -> bool:
-    """Whether homed has this socket open, or a process that it started and that still belongs to it."""
+    """Return whether homed, or a descendant process of it, has this socket open."""
     name = f"socket:[{inode}]"
     return any(
         _link(proc / str(pid) / "fd" / str(one)) == name for pid in _family(proc) for one in _descriptors(pid, proc)
@@ -84,7 +84,7 @@ def holds(inode: int, proc: Path = _PROC) -> bool:
 
 
 def _family(proc: Path) -> Iterator[int]:
-    """This process and its descendants."""
+    """Return the PIDs of this process and its descendants."""
     waiting, seen = [os.getpid()], 0
     while waiting and seen < _MAX_PROCESSES:
         pid = waiting.pop()

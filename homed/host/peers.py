@@ -23,7 +23,7 @@ _WAIT = 0.1
 
 
 class Owner(NamedTuple):
-    """Of a socket: the user that made it, and its inode, by which the processes that have it open are known."""
+    """The owner of a socket: its user id, and its inode, which identifies the processes that have it open."""
 
     user: int
     inode: int
@@ -33,7 +33,7 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 
 
 def owner(client: Address, server: Address) -> Owner | None:
-    """Whose the client's socket is; None where nobody holds it any more, or the kernel cannot tell.
+    """Return the owner of the client's socket; None if it is closed, or the kernel cannot tell.
 
     `client` and `server` are the addresses of a connection's two ends, both on this board.
     """

@@ -18,7 +18,7 @@ class Record(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One of several writes that are done together. A `value` of None deletes; `revision` is as for `put`."""
+    """One of several atomic writes. A `value` of None deletes; `revision` is as for `put`."""
 
     bucket: str
     key: str
@@ -54,9 +54,9 @@ class Store(Protocol):
     async def get(self, bucket: str, key: str) -> Record | None: ...
 
     async def get_all(self, bucket: str, keys: Sequence[str], max_bytes: int) -> tuple[Sequence[Record], int]:
-        """Read several records at once: those that exist, and how many of the keys were looked at.
+        """Read several records at once; return those that exist, and how many of the keys were processed.
 
-        It stops after the record with which `max_bytes` of values are reached: ask again for the other keys.
+        It stops after the record that reaches `max_bytes` of values: call again for the remaining keys.
         """
         ...
 
@@ -82,7 +82,7 @@ class Store(Protocol):
         ...
 
     async def write(self, changes: Sequence[Change]) -> Sequence[int]:
-        """Write and delete in several buckets, all of it or nothing. Returns the revision of each change."""
+        """Write and delete in several buckets atomically. Return the revision of each change."""
         ...
 
     async def delete(self, bucket: str, key: str, revision: int | None) -> bool:
@@ -94,16 +94,16 @@ class Store(Protocol):
         ...
 
     async def give_back(self, max_bytes: int, spare: int = 0) -> int:
-        """Return some of the space of deleted records to the disk, but for `spare` bytes of it.
+        """Release space of deleted records to the disk, except `spare` bytes.
 
-        Returns how many free bytes are left inside; 0 also if the engine cannot return any.
+        Return the number of free bytes left inside; 0 also if the engine cannot release any.
         """
         ...
 
     async def start_anew(self) -> None:
-        """Make durable what was put in the place of a state that was lost; nothing to do for one that is whole.
+        """Make the replacement of a lost state durable; does nothing for an intact state.
 
-        StoreError leaves it as it was.
+        Raises: StoreError, without any change.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Records that cannot be read: set aside, kept and reported, so that none of them stops what reads the others."""
+"""Damaged records: set aside, kept and reported, so that the other records stay readable."""
 
 import logging
 from collections import Counter
@@ -19,14 +19,14 @@ _PAGE_BYTES: Final = 1 << 20
 
 
 class Kept(NamedTuple):
-    """A record that was set aside: of which bucket, under which key."""
+    """A record that was set aside, with its bucket and key."""
 
     bucket: str
     key: str
 
 
 async def read_all(store: Store, bucket: str, decode: Callable[[Record], T]) -> list[tuple[Record, T]]:
-    """Read a bucket, page by page; what `decode` refuses is set aside. StoreError."""
+    """Read a bucket page by page, and set aside the records that `decode` refuses. Raises: StoreError."""
     found: list[tuple[Record, T]] = []
     after = ""
     while page := await store.list(bucket, after=after, max_bytes=_PAGE_BYTES):
@@ -39,28 +39,28 @@ async def read_all(store: Store, bucket: str, decode: Callable[[Record], T]) -> 
 
 
 async def decoded(store: Store, bucket: str, record: Record, decode: Callable[[Record], T]) -> T | None:
-    """Decode a record; None if it cannot be: then it is set aside."""
+    """Decode a record; set it aside and return None if that fails."""
     try:
         return decode(record)
-    except Exception as error:  # noqa: BLE001  whatever it is that its bytes bring about, the others must be read
+    except Exception as error:  # noqa: BLE001  whatever its bytes cause, the other records must be read
         await set_aside(store, bucket, record, error)
         return None
 
 
 async def set_aside(store: Store, bucket: str, record: Record, error: Exception) -> None:
-    """Move a record, its bytes as they are, out of the way of those who read the bucket. It is logged, and counted."""
+    """Move a record unchanged out of its bucket, so that no reader meets it again. Log and count it."""
     why = " ".join(str(error).split())[:_MAX_REASON_LENGTH]
     log.error("Cannot read the record %s/%s, which is set aside: %s", bucket, record.key, why)
     kept = Change(BUCKET, f"{bucket}/{record.key}", record.value)
     try:
         await store.write([kept, Change(bucket, record.key, None, record.revision)])
     except HomedError as failure:
-        # It stays where it is, and is found again at the next start.
+        # It stays in place, and is found again at the next start.
         log.warning("Cannot set the record %s/%s aside: %s", bucket, record.key, failure.message)
 
 
 async def kept(store: Store) -> list[Kept]:
-    """What was set aside, up to a bound. StoreError."""
+    """Return the records that were set aside, up to a limit. Raises: StoreError."""
     found: list[Kept] = []
     after = ""
     while len(found) < _MAX_LISTED and (page := await store.list(BUCKET, after=after, max_bytes=_PAGE_BYTES)):
@@ -70,7 +70,7 @@ async def kept(store: Store) -> list[Kept]:
 
 
 def component(found: Sequence[Kept]) -> Component:
-    """Report for /health. What is set aside is missed by somebody, but nothing else lacks it."""
+    """Return the report for /health: degraded, not unhealthy, if records are set aside: the others are intact."""
     if not found:
         return Component(Level.HEALTHY, needed=False)
     names = [f"{one.bucket}/{one.key}" for one in found]

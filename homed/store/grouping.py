@@ -58,7 +58,7 @@ class Group:
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, begin))
 
     async def swap(self, act: Callable[[sqlite3.Connection], sqlite3.Connection]) -> None:
-        """Go on with another connection: the one that `act` makes of the one so far. What it raises changes nothing."""
+        """Replace the connection by the one that `act` makes from it. An exception of `act` changes nothing."""
 
         def exchange() -> None:
             if self._connection is None:

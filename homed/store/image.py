@@ -1,4 +1,4 @@
-"""A database that cannot be opened where it lies, put together in memory: its file, and what its log has committed.
+"""An in-memory copy of a database that cannot be opened in place: its file, and the committed part of its log.
 
 On a read-only filesystem SQLite cannot read a log (WAL) for which there is no index yet; and it reads nothing of a file
 whose first bytes were damaged, though all the rest may be whole.
@@ -16,7 +16,7 @@ from homed.store import snapshot
 MAX_BYTES: Final = 64 << 20
 _PAGE: Final = 4096
 _HEADER_BYTES: Final = 100
-# What SQLite writes into the header of every database that homed has made (see its file format, 1.3).
+# The constant header fields of every database that homed has made (see SQLite's file format, 1.3).
 _CONSTANT: Final = {
     0: b"SQLite format 3\0",
     16: _PAGE.to_bytes(2, "big"),
@@ -29,9 +29,9 @@ _LOG_FLAGS: Final = 18
 
 
 def open_image(path: Path, *, repair: bool = False) -> sqlite3.Connection:
-    """Open a copy in memory; with `repair` what is the same in every header is put right first.
+    """Open a copy in memory; with `repair`, restore the constant header fields first.
 
-    StoreError if it is larger than MAX_BYTES or cannot be read.
+    Raises: StoreError, if it is larger than MAX_BYTES or cannot be read.
     """
     try:
         data = _pages(path, repair)
@@ -75,7 +75,7 @@ def _repair(data: bytearray) -> None:
 
 
 def _logged(log: Path) -> Iterator[tuple[int, bytes]]:
-    """The pages of each transaction that the log holds as a whole."""
+    """Yield the pages of each complete transaction in the log."""
     open_pages: list[tuple[int, bytes]] = []
     for number, commits, page in snapshot.frames(log):
         open_pages.append((number, page))

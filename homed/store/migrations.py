@@ -8,7 +8,7 @@ from typing import Final
 
 from homed.errors import StoreError
 
-# No board skips so many versions: a number beyond it is damage.
+# No board skips so many versions: a larger number means damage.
 MAX_AHEAD: Final = 50
 
 

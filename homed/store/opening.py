@@ -1,7 +1,7 @@
-"""How a board's database is opened whole: checked, migrated, told from a new one.
+"""Open a board's intact database: check it, migrate it, and distinguish a lost one from a first start.
 
-A marker beside the database says that homed has committed something to it once: without the database it is no first
-start. Everything here blocks.
+A marker beside the database records that homed has committed to it: a marker without the database means that it was
+lost. Everything here blocks.
 """
 
 import logging
@@ -17,20 +17,20 @@ from homed.store import migrations, salvage
 
 log = logging.getLogger(__name__)
 _MARKER_TEXT: Final = b"homed has written its database here once. If homed.db is missing, it was lost.\n"
-# SQLite takes what is shorter for a new database.
+# SQLite treats a shorter file as a new database.
 _MIN_BYTES: Final = 512
 _MAX_IDLE_LOG_BYTES = 16 << 20
-# Rewriting takes about a second for so much on slow flash, and needs as much space again.
+# Rewriting this much takes about a second on slow flash, and needs as much space again.
 _MAX_REWRITTEN_BYTES = 64 << 20
 DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-# SQLite's or the disk's: it may still be possible to read what is there.
+# Errors of SQLite or the disk after which the data may still be readable.
 _NOT_WRITABLE: Final = (
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PERM,
 )  # fmt: skip
 
 
 class DamagedError(StoreError):
-    """The database is there, and not as SQLite wrote it."""
+    """The database exists, but is damaged."""
 
 
 class NotWritableError(StoreError):
@@ -38,18 +38,18 @@ class NotWritableError(StoreError):
 
 
 class MissingError(StoreError):
-    """The database was there once, and is missing or empty."""
+    """The database existed before, and is now missing or empty."""
 
     code = "STATE_MISSING"
 
 
 def marker(path: Path) -> Path:
-    """The file that says that this database was there once."""
+    """Return the path of the marker which records that this database existed."""
     return path.with_name(f"{path.name}.initialized")
 
 
 def open_whole(path: Path) -> sqlite3.Connection:
-    """Open, check and migrate a database; make it if there was never one. StoreError if that cannot be."""
+    """Open, check and migrate a database; create it at the first start. Raises: StoreError."""
     finish_salvage(path)
     if is_missing(path):
         raise MissingError(
@@ -74,7 +74,7 @@ def open_whole(path: Path) -> sqlite3.Connection:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether there is no database, though there was one. A look at the file alone: SQLite would make a new one."""
+    """Return whether the database is lost. Only the file is checked, because SQLite would create a new one."""
     if not marker(path).exists():
         return False
     try:
@@ -86,7 +86,7 @@ def is_missing(path: Path) -> bool:
 
 
 def is_writable(path: Path) -> bool:
-    """Whether the database's directory takes a file: cheap enough to ask often."""
+    """Return whether the database's directory is writable; cheap enough for frequent calls."""
     probe = path.with_name(f".{path.name}.probe")
     try:
         atomic.write(probe, b"?")
@@ -97,9 +97,9 @@ def is_writable(path: Path) -> bool:
 
 
 def set_aside(path: Path, kind: str = "damaged") -> Path | None:
-    """Move the database, with all that belongs to it, into a directory beside; None if there was nothing. OSError.
+    """Move the database and its files into a directory beside it; return None if there was none. Raises: OSError.
 
-    The marker goes first: what is left by a power cut in between is set aside again.
+    The marker is moved first: files left by a power cut in between are set aside again.
     """
     marker(path).unlink(missing_ok=True)
     parts = [one for one in _parts(path) if os.path.lexists(one)]
@@ -116,7 +116,7 @@ def set_aside(path: Path, kind: str = "damaged") -> Path | None:
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     path.chmod(0o600)
     connection.text_factory = salvage.text
-    if not pages(connection, "page_count"):  # on another one it would be a write without an effect
+    if not pages(connection, "page_count"):  # on a non-empty database it would be a write without effect
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     _write_ahead(connection)
     connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_LOG_BYTES}")
@@ -138,7 +138,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 
 def _check_version(path: Path, connection: sqlite3.Connection) -> None:
-    """A version that no homed can have written, of a database with tables, is damage and not a newer homed's."""
+    """Check the schema version: one that no version of homed can have written means damage, not a newer homed."""
     version = pages(connection, "user_version")
     has_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
     if version > max(migrations.steps()) + migrations.MAX_AHEAD or (version == 0 and has_tables):
@@ -148,13 +148,13 @@ def _check_version(path: Path, connection: sqlite3.Connection) -> None:
 def check(path: Path, connection: sqlite3.Connection) -> None:
     damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if damage == "ok" and salvage.has_other_tables(connection):
-        damage = "its tables are not described as homed makes them"
+        damage = "its tables differ from those that homed creates"
     if damage != "ok":
         raise DamagedError(f"{path} is damaged ({' '.join(str(damage).split())}): restore it from a backup")
 
 
 def _mark(path: Path) -> None:
-    """Only once the first commit is on the disk; a disk that does not take it now is asked again at the next start."""
+    """Write the marker after the first durable commit; if the disk refuses it, the next start tries again."""
     if marker(path).exists():
         return
     try:
@@ -174,14 +174,14 @@ def explained(path: Path, error: sqlite3.Error | OSError) -> StoreError:
 
 
 def finish_salvage(path: Path, aside: Path | None = None) -> None:
-    """End a salvage that was cut off between its two renames."""
+    """Complete a salvage that was interrupted between its two renames."""
     saved = salvage_file(path)
     if os.path.lexists(path) or not saved.exists():
         return
     try:
         aside = aside or new_aside(path)
         for one in _parts(path):
-            # A log that stayed would be taken for one of the new database.
+            # A remaining log would be taken for the new database's.
             if os.path.lexists(one):
                 os.rename(one, aside / one.name)
         os.rename(saved, path)
@@ -211,7 +211,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Of two that open a new database at once, SQLite refuses one the change of its mode without waiting."""
+    """Set WAL mode, with retries: if two processes open a new database, SQLite refuses one without waiting."""
     for tries_left in range(100, -1, -1):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -224,9 +224,9 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _let_shrink(connection: sqlite3.Connection) -> None:
-    """Rewrite a database of an older homed once, so that it can give space back, if little is in it.
+    """Rewrite a small database of an older version once, so that it can release space to the disk.
 
-    If that fails (no space, another process has it open), it works as before: deleted records' space is used again.
+    If that fails (no space, another process has it open), it works as before: the space of deleted records is reused.
     """
     if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
         return

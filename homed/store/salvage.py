@@ -1,4 +1,4 @@
-"""What can still be read of a damaged database, row by row, in a new one."""
+"""Salvage of a damaged database: copy its readable rows into a new one."""
 
 import os
 import sqlite3
@@ -18,17 +18,17 @@ _TABLES: Final = {
         ("id",),
     ),
 }
-# Gaps in what was given out are harmless; a revision that is given out twice is not.
+# Gaps in issued revisions are harmless; a revision that is issued twice is not.
 _REVISIONS_SKIPPED: Final = 1_000_000
 
 
 def text(data: bytes) -> str:
-    """Decode a text of the database: one damaged letter must not hide the rows beside it."""
+    """Decode a text of the database leniently, so that one damaged letter does not hide the other rows."""
     return data.decode(errors="replace")
 
 
 def has_other_tables(connection: sqlite3.Connection) -> bool:
-    """Whether a table that a homed of its version makes is missing, or described otherwise: it is damaged."""
+    """Return whether a table of its schema version is missing or has another definition, and so is damaged."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version not in migrations.steps():
         return False
@@ -36,7 +36,7 @@ def has_other_tables(connection: sqlite3.Connection) -> bool:
 
 
 def describe_tables(connection: sqlite3.Connection) -> None:
-    """Put right how the tables of a database are described, which this homed has made. sqlite3.Error."""
+    """Restore the definitions of a database's tables, written by this version. Raises: sqlite3.Error."""
     connection.execute("PRAGMA writable_schema = ON")
     for number, (kind, name, sql) in enumerate(_tables(max(migrations.steps())), 1):
         connection.execute(
@@ -59,7 +59,7 @@ def _described(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 
 
 def into_file(source: sqlite3.Connection, path: Path) -> int:
-    """Write what can be read into a new database, durably. Returns the number of records. sqlite3.Error, OSError."""
+    """Copy the readable rows into a new database, durably; return their number. Raises: sqlite3.Error, OSError."""
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     target = sqlite3.connect(path, isolation_level=None)
@@ -79,7 +79,7 @@ def into_file(source: sqlite3.Connection, path: Path) -> int:
 
 
 def into_memory(source: sqlite3.Connection) -> sqlite3.Connection | None:
-    """The same in memory, up to a bound; None if nothing can be read."""
+    """Copy the readable rows into a database in memory, up to a limit; None if nothing is readable."""
     target = sqlite3.connect(":memory:", isolation_level=None)
     if _fill(source, target, _MAX_MEMORY_BYTES):
         return target
@@ -110,7 +110,7 @@ def _fill(source: sqlite3.Connection, target: sqlite3.Connection, max_bytes: int
 
 
 def _rows(source: sqlite3.Connection, table: str, columns: Sequence[str], key: Sequence[str]) -> Iterator[Any]:
-    """From both ends to the first damaged page, and then bucket by bucket from both ends of each."""
+    """Yield rows from both ends up to the first damaged page, then from both ends of each bucket."""
     listed = ", ".join(columns)
     yield from _both_ways(source, f"SELECT {listed} FROM {table}", (), key)  # noqa: S608
     if table == "records":
@@ -134,14 +134,14 @@ def _both_ways(
         except sqlite3.Error:
             continue
         else:
-            return  # it was whole
+            return  # it is intact
         finally:
             if rows is not None:
                 rows.close()
 
 
 def _cells(row: Sequence[object]) -> Sequence[object] | None:
-    """A row that may stand in the new table; None if it has no key or another shape."""
+    """Return a row fit for the new table; None if it has no key or another structure."""
     if any(cell is None for cell in row):
         return None
     if len(row) == 4:
@@ -153,7 +153,7 @@ def _cells(row: Sequence[object]) -> Sequence[object] | None:
 
 
 def _buckets(source: sqlite3.Connection) -> list[str]:
-    """The names of the buckets, each found behind the one before; one after a damaged page is found from the end."""
+    """Return the names of the buckets, searched from both ends, so that those after a damaged page are found, too."""
     found: set[str] = set()
     for sign, way in ((">", ""), ("<", " DESC")):
         last: str | None = None

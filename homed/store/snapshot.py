@@ -108,7 +108,7 @@ def _logged_version(log: BinaryIO, known: int) -> int | None:
 
 
 def frames(log: Path) -> Iterator[tuple[int, bool, bytes]]:
-    """Yield each frame of a log, up to the first that is torn or of an older log: (page number, commits, content)."""
+    """Yield the frames of a log up to the first torn or outdated one: (page number, commits, content)."""
     with log.open("rb") as file:
         head = file.read(_WAL_HEADER)
         if len(head) < _WAL_HEADER:

@@ -24,8 +24,8 @@ _MAX_AUDIT_TEXT = 512
 class SqliteStore:
     """A Store and an AuditLog in one file. Open it with `await open()`, end with `await close()`.
 
-    `trouble` says what was wrong with the last call; empty where it worked. `standing` and `message` say how the
-    database was found.
+    `trouble` is the error of the last call; empty if it worked. `standing` and `message` describe the state in which
+    the database was found.
     """
 
     def __init__(self, path: Path):
@@ -39,11 +39,11 @@ class SqliteStore:
         return self._group.trouble
 
     async def open(self) -> None:
-        """Open, check and migrate. StoreError where it is missing, damaged, too new or cannot be written."""
+        """Open, check and migrate. Raises: StoreError, if it is missing, damaged, too new or not writable."""
         await self._group.open(lambda: opening.open_whole(self._path))
 
     async def open_somehow(self) -> None:
-        """Open it as well as it can be: `standing` says how. StoreError where it is too new, or held by another."""
+        """Open it, or its best substitute (see `standing`). Raises: StoreError, if it is too new or in use."""
 
         def connect() -> sqlite3.Connection:
             connection, self.standing, self.message = standing.open_somehow(self._path)
@@ -52,7 +52,7 @@ class SqliteStore:
         await self._group.open(connect)
 
     async def recover(self) -> bool:
-        """Look whether it can be written, or read, or is there again; returns whether that has changed anything."""
+        """Check whether it is available, readable or writable again; return whether anything has changed."""
         before = self.standing
         if before in (Standing.WHOLE, Standing.DAMAGED):
             return False
@@ -62,7 +62,7 @@ class SqliteStore:
                 return old
             if before is Standing.MISSING and opening.is_missing(self._path):
                 return old
-            # First: within a process SQLite would open it like the one that is open already.
+            # First of all: SQLite would share the mode of a connection to it that is already open in this process.
             old.close()
             connection, self.standing, self.message = standing.open_again(self._path)
             return connection
@@ -71,9 +71,9 @@ class SqliteStore:
         return self.standing is not before
 
     async def start_anew(self) -> None:
-        """Make what was put in the place of a missing or damaged database the board's: it is durable from now on.
+        """Replace a missing or damaged database durably by the contents of its stand-in.
 
-        StoreError leaves it as it was.
+        Raises: StoreError, without any change.
         """
         if not self.is_stand_in:
             return
@@ -88,7 +88,7 @@ class SqliteStore:
 
     @property
     def is_stand_in(self) -> bool:
-        """Whether an empty one in memory stands in for a database that is missing or cannot be read."""
+        """True if an empty database in memory replaces one that is missing or unreadable."""
         return self.standing in (Standing.MISSING, Standing.DAMAGED, Standing.UNREADABLE)
 
     def _failed(self, error: sqlite3.Error) -> StoreError:
@@ -155,14 +155,14 @@ def _give_back(connection: sqlite3.Connection, max_bytes: int, spare: int) -> in
     if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
         free = opening.pages(connection, "freelist_count") - spare // size
         for _ in range(min(free, max(1, max_bytes // size))):
-            # Of a statement without columns Python does one step, and that frees one page.
+            # Python runs only one step of a statement without columns, which would free one page.
             connection.execute("PRAGMA incremental_vacuum(1)")
         return opening.pages(connection, "freelist_count") * size
-    return 0  # of an older homed, and too large to be rewritten at the start: its free pages are used again
+    return 0  # from an older version, and too large to be rewritten at the start: its free pages are reused
 
 
 def _record(row: Sequence[Any]) -> Record:
-    """A row as it should be: one flipped bit may have made its value a text, or nothing."""
+    """Convert a row, checking its types: one flipped bit may have turned its value into text or NULL."""
     key, value, revision = row
     if not isinstance(value, bytes):
         value = b"" if value is None else str(value).encode(errors="replace")
@@ -170,7 +170,7 @@ def _record(row: Sequence[Any]) -> Record:
 
 
 def _entry(row: Sequence[Any]) -> AuditEntry:
-    """A row of the account of changes; one that is damaged is shown as far as it can be read."""
+    """Convert a row of the audit log; a damaged one as far as it is readable."""
     id, at, *texts, status, code, request_id = row
     try:
         moment = clock.parse(at)
@@ -214,7 +214,7 @@ def _list(
     )
     found: list[Record] = []
     size = 0
-    # SQLite reads a row when it is asked for, so what does not fit into the page is never in memory.
+    # SQLite reads rows lazily, so rows beyond the page are never in memory.
     for row in rows:
         record = _record(row)
         found.append(record)
@@ -272,5 +272,5 @@ def _append(connection: sqlite3.Connection, entry: AuditEntry) -> None:
 
 
 def _short(text: str) -> str:
-    """A path may have 8 KiB, and fifty thousand of them are kept."""
+    """Shorten a text: a path may have 8 KiB, and fifty thousand entries are kept."""
     return text if len(text) <= _MAX_AUDIT_TEXT else f"{text[: _MAX_AUDIT_TEXT - 1]}…"

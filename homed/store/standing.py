@@ -1,4 +1,4 @@
-"""What comes closest to a board's database that cannot be opened whole, so that its containers are kept all the same.
+"""The best substitute for a damaged, missing or read-only database, so that its containers are still maintained.
 
 Everything here blocks.
 """
@@ -24,8 +24,8 @@ _MAX_SEEN: Final = 10_000
 
 
 class Standing(StrEnum):
-    """How the database was found. READ_ONLY is read from the disk and takes no writes; for MISSING, DAMAGED and
-    UNREADABLE an empty one in memory stands in, and nothing that is put there may be acknowledged.
+    """The state of the database. READ_ONLY is read from the disk and refuses writes; for MISSING, DAMAGED and
+    UNREADABLE an empty database in memory is used, and no write to it may be acknowledged.
     """
 
     WHOLE = "whole"
@@ -42,7 +42,7 @@ class Opened(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A database as it was found by a look that changes nothing, with the records of some buckets."""
+    """The result of a read-only inspection of a database, with the records of some buckets."""
 
     standing: Standing
     message: str
@@ -50,13 +50,13 @@ class Seen(NamedTuple):
 
 
 def look(path: Path, buckets: Sequence[str]) -> Seen:
-    """Look at a database that a homed may have open, and change nothing; one that never was is whole and empty."""
+    """Inspect a database read-only, even if homed has it open; one that never existed counts as intact and empty."""
     if opening.is_missing(path):
         return Seen(Standing.MISSING, f"{path} is missing or empty: restore a backup, or homed state reset", {})
     if not os.path.lexists(path) and (not path.parent.exists() or os.access(path.parent, os.X_OK)):
         return Seen(Standing.WHOLE, "", {})
     trouble = ""
-    # By itself SQLite would make a log for one that is open nowhere.
+    # Otherwise SQLite would create a log if no other process has the database open.
     ways = (_by_sqlite, _from_memory) if path.with_name(f"{path.name}-wal").exists() else (_without_log, _by_sqlite)
     for connect in ways:
         try:
@@ -81,7 +81,7 @@ def _records(connection: sqlite3.Connection, bucket: str) -> list[Record]:
 
 
 def open_somehow(path: Path) -> Opened:
-    """The same, or what comes closest. StoreError if a newer homed has written it, or another process blocks it."""
+    """Open the database or its best substitute. Raises: StoreError, if it is too new or another process blocks it."""
     try:
         return Opened(opening.open_whole(path), Standing.WHOLE, _kept_damage(path))
     except opening.MissingError as error:
@@ -95,7 +95,7 @@ def open_somehow(path: Path) -> Opened:
 
 
 def open_again(path: Path) -> Opened:
-    """The same where it was open before: whatever comes, something stands in for it."""
+    """Open a database again that was open before: on any error a substitute is used."""
     try:
         return open_somehow(path)
     except StoreError as error:
@@ -103,7 +103,7 @@ def open_again(path: Path) -> Opened:
 
 
 def start_anew(path: Path, stand_in: sqlite3.Connection) -> sqlite3.Connection:
-    """Write what the stand-in holds as the board's database, with what lies in its place set aside. StoreError."""
+    """Write the stand-in as the board's database, setting the old files aside. Raises: StoreError."""
     try:
         opening.set_aside(path, "lost" if opening.is_missing(path) else "damaged")
         connection = opening.open_whole(path)
@@ -114,7 +114,7 @@ def start_anew(path: Path, stand_in: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def _seems_newer(path: Path) -> bool:
-    """Whether one byte of the header says that only a later SQLite may write it: homed's own never do."""
+    """Return whether a header byte demands a later SQLite for writing, which homed's databases never do."""
     try:
         with path.open("rb") as file:
             version = file.read(_WRITE_VERSION + 1)[_WRITE_VERSION:]
@@ -124,7 +124,7 @@ def _seems_newer(path: Path) -> bool:
 
 
 def _read_only(path: Path, why: str) -> Opened:
-    """What is on the disk, for reading."""
+    """Open the database on the disk read-only."""
     for connect in (_by_sqlite, _without_log, _from_memory):
         try:
             connection = connect(path)
@@ -152,7 +152,7 @@ def _by_sqlite(path: Path) -> sqlite3.Connection:
 
 
 def _without_log(path: Path) -> sqlite3.Connection:
-    """For a read-only filesystem: SQLite needs to write for a log, and there is none."""
+    """Open a database without a log on a read-only filesystem, on which SQLite cannot create one."""
     log_file = path.with_name(f"{path.name}-wal")
     if log_file.exists() and log_file.stat().st_size:
         raise StoreError(f"{log_file} is not empty")
@@ -174,7 +174,7 @@ def _uri(path: Path, how: str) -> sqlite3.Connection:
 
 
 def _salvaged(path: Path, why: str) -> Opened:
-    """What can be read of a damaged database, in a new one; the damaged one is kept beside."""
+    """Salvage the readable rows of a damaged database into a new one, and keep the damaged one beside it."""
     log.error("%s", why)
     source = _damaged_source(path)
     if source is None:
@@ -201,7 +201,7 @@ def _salvaged(path: Path, why: str) -> Opened:
 
 
 def _damaged_source(path: Path) -> sqlite3.Connection | None:
-    """A connection by which something can be read of a damaged database."""
+    """Return a connection that can read some of a damaged database."""
     for connect in (_as_it_is, _repaired):
         with suppress(sqlite3.Error, StoreError):
             return connect(path)
@@ -233,9 +233,9 @@ def _repaired(path: Path) -> sqlite3.Connection:
 
 
 def _take_place(path: Path) -> None:
-    """Put what was salvaged in the place of the damaged database. OSError.
+    """Replace the damaged database by the salvaged one. Raises: OSError.
 
-    `finish_salvage` ends it after a power cut: the database is moved first, and that there is none says so.
+    `finish_salvage` completes it after a power cut: the damaged database is moved first, so its absence shows the cut.
     """
     aside = opening.new_aside(path)
     os.rename(path, aside / path.name)
@@ -245,7 +245,7 @@ def _take_place(path: Path) -> None:
 
 
 def _kept_damage(path: Path) -> str:
-    """Say that a damaged database lies beside, as long as it does."""
+    """Return a note on a damaged database kept beside the new one, as long as it exists."""
     kept = sorted(one.name for one in path.parent.glob(f"{path.name}.damaged-*"))
     if not kept:
         return ""
