@@ -141,12 +141,22 @@ def _and_above(path: str) -> Iterable[str]:
 
 
 def _without_devices(folder: Path) -> int:
-    """Remove device nodes from the extracted tree: restored by root, they would give access to the board's disks."""
+    """Remove device nodes from the extracted tree: restored by root, they would give access to the board's disks.
+
+    The directories that held them keep their times.
+    """
     removed = 0
     for above, _, files in os.walk(os.fsencode(folder)):
-        for name in files:
-            mode = os.lstat(above + b"/" + name).st_mode
-            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-                os.unlink(above + b"/" + name)
-                removed += 1
+        devices = [name for name in files if _is_device(os.lstat(above + b"/" + name).st_mode)]
+        if not devices:
+            continue
+        before = os.lstat(above)
+        for name in devices:
+            os.unlink(above + b"/" + name)
+        os.utime(above, ns=(before.st_atime_ns, before.st_mtime_ns))
+        removed += len(devices)
     return removed
+
+
+def _is_device(mode: int) -> bool:
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
