@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 
 
 class HomedError(Exception):
-    """The root. `code` is stable: clients compare it; `message` is for people. `retry_after` says in how many seconds
-    trying again makes sense; 0: nobody knows.
+    """The base class. `code` is stable for clients; `message` is for people. `retry_after` is the number of seconds
+    after which a retry makes sense; 0: unknown.
     """
 
     code: str = "INTERNAL_ERROR"
@@ -65,7 +65,7 @@ class ConfigError(HomedError):
 
 
 class HttpsRequiredError(HomedError):
-    """A request without TLS came to a port that has it."""
+    """A plain HTTP request arrived at a TLS port."""
 
     code = "HTTPS_REQUIRED"
     status = 400
@@ -85,7 +85,7 @@ class MethodNotAllowedError(HomedError):
 
 
 class RequestTimeoutError(HomedError):
-    """A request did not come whole in time."""
+    """A request was not complete in time."""
 
     code = "REQUEST_TIMEOUT"
     status = 408
@@ -191,7 +191,7 @@ class StoreError(HomedError):
 
 
 class StateUnavailableError(StoreError):
-    """The state is not what it should be (missing, damaged, read-only): changes are refused until it is."""
+    """The state is missing, damaged or read-only: changes are refused until it is repaired."""
 
     code = "STATE_UNAVAILABLE"
     status = 503
@@ -317,7 +317,7 @@ class JobLimitError(JobError):
 
 
 class JobSpaceError(JobLimitError):
-    """The jobs that have not ended take as many bytes as they may."""
+    """The unfinished jobs have reached their size limit in the store."""
 
     code = "QUEUE_SPACE"
     status = 507

@@ -7,7 +7,7 @@ import msgspec
 
 
 class Level(StrEnum):
-    """`degraded` serves but lacks something; `unhealthy` does not do what it is for; `starting`: not known yet."""
+    """A health level: `degraded` works with limitations; `unhealthy` does not work; `starting`: not known yet."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -49,7 +49,7 @@ def overall(components: Mapping[str, Component]) -> Level:
 
 
 def not_ready(components: Mapping[str, Component]) -> list[str]:
-    """The needed parts that are unhealthy or still starting, with why."""
+    """Return the required components that are unhealthy or starting, with the reasons."""
     return [
         f"{name}: {component.message or component.status}"
         for name, component in components.items()

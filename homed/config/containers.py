@@ -29,8 +29,8 @@ CAPABILITIES = (
 
 
 class Containers(Section, frozen=True):
-    """How services are kept. `data_roots`, `devices`, `capabilities` and the `allow_` fields say what a container may
-    have of the board: see SECURITY.md.
+    """The supervision of services. `data_roots`, `devices`, `capabilities` and the `allow_` fields limit a container's
+    access to the board: see SECURITY.md.
     """
 
     engine: str = "unix:///var/run/docker.sock"

@@ -353,7 +353,7 @@ def _to_be_given(service: Service) -> str | None:
 
 
 def needs_permission(spec: ServiceSpec) -> bool:
-    """Whether a service asks for something of the board."""
+    """Return whether a service requests access to resources of the board."""
     return bool(spec.volumes or spec.devices or spec.privileged or spec.cap_add)
 
 

@@ -9,7 +9,7 @@ from homed.backups import names
 from homed.errors import ArchiveError
 
 HEAD: Final = 1536
-"""How many of the first bytes `check` looks at."""
+"""The number of leading bytes that `check` needs."""
 _MAGIC: Final[Mapping[bytes, str]] = {
     b"\x28\xb5\x2f\xfd": "a file compressed by zstd",
     b"\xfd7zXZ\0": "a file compressed by xz",
