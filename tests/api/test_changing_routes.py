@@ -91,6 +91,7 @@ def stored(homed: Homed) -> dict[str, list[tuple[object, ...]]]:
     return found
 
 
+@pytest.mark.thorough
 def test_a_get_that_is_not_declared_to_change_something_changes_nothing_that_is_stored(
     homed: Homed, routes: list[Route]
 ) -> None:

@@ -164,6 +164,7 @@ def test_a_log_that_is_not_kept_is_a_conflict(api: Api, engine: DockerEngine) ->
         assert (answer.status, answer.code) == (409, "LOG_NOT_KEPT"), query
 
 
+@pytest.mark.thorough
 def test_a_follower_of_a_log_that_is_rotated_too_fast_is_told(homed: Homed, engine: DockerEngine) -> None:
     script = "i=0; while :; do i=$((i+1)); echo $i-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done"
     config = {"type": "json-file", "config": {"max-size": "50k", "max-file": "2"}}

@@ -112,6 +112,7 @@ def test_a_state_that_is_reset_starts_afresh_and_keeps_what_was_there(engine: Do
     assert homed.api.create("new", image=IMAGE, command=IDLE).status == 201
 
 
+@pytest.mark.thorough
 def test_a_damaged_record_of_any_kind_stops_nothing_else(engine: DockerEngine, start: Start) -> None:
     homed = serving(serving(start()), "hurt")
     before = container_id(engine, "hurt")

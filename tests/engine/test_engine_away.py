@@ -333,6 +333,7 @@ def test_a_hostile_engine_does_not_end_homed(start: Start, talk: Talk) -> None:
         homed.kill()
 
 
+@pytest.mark.thorough
 def test_a_start_is_starting_and_at_no_moment_unhealthy(engine: DockerEngine, start: Start) -> None:
     homed = start()
     homed.api.create("app", image=IMAGE, command=IDLE, stop_timeout=0)

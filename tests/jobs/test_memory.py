@@ -61,6 +61,7 @@ def cancel_all(one: Homed, count: int) -> None:
             assert one.api.post(f"/api/v1/tasks/job-{number:06}/cancel").status in (200, 400)
 
 
+@pytest.mark.thorough
 def test_jobs_of_a_megabyte_are_not_held_in_memory(tmp_path: Path) -> None:
     with homed(tmp_path / "empty") as empty:
         lists(empty)
