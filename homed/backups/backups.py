@@ -1,6 +1,7 @@
 """The backups of this board, for whoever asks: the API, the command line, the timers."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ from homed.config.backups import BackupSchedule, BackupTarget
 from homed.errors import ArchiveError, BackupConflictError, HomedError, NotFoundError
 
 log = logging.getLogger(__name__)
+# The name under which what concerns the repository of snapshots is recorded.
+_REPOSITORY = "repository"
+_REPOSITORY_WAIT = 60.0
 
 
 class Backups:
@@ -203,6 +207,12 @@ class Backups:
         return await self.operations.cancel(id)
 
     async def _begin(self, kind: OperationKind, name: str, work: Work, schedule: str | None = None) -> Operation:
+        """Begin an operation; wait for a reading of the repository, which homed begins by itself when it starts."""
+        running = self.operations.running
+        if running is not None and (running.kind, running.backup) == (OperationKind.RECEIVE, _REPOSITORY):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REPOSITORY_WAIT):
+                    await self.operations.wait(running.id)
         return await self.operations.begin(kind, name, work, schedule=schedule)
 
     async def _verify_oldest(self, schedule: BackupSchedule) -> Operation | None:
@@ -289,7 +299,7 @@ class Backups:
             await asyncio.to_thread(self.catalog.load)
             return done.data
 
-        return await self._begin(OperationKind.RECEIVE, "repository", work)
+        return await self._begin(OperationKind.RECEIVE, _REPOSITORY, work)
 
     async def unlock(self, *, force: bool) -> Operation:
         """Remove the locks that others have left in the repository. Raises: BackupConflictError (NO_REPOSITORY)."""
@@ -299,7 +309,7 @@ class Backups:
             done = await self._work(running, lambda work: Free(work=str(work), repository=repository, force=force))
             return done.data
 
-        return await self._begin(OperationKind.UNLOCK, "repository", work)
+        return await self._begin(OperationKind.UNLOCK, _REPOSITORY, work)
 
     def _reading(self, name: str, path: Path, work: Path, unlock: Unlock | None) -> Verify:
         return Verify(

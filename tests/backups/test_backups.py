@@ -4,7 +4,7 @@ import os
 import stat
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 
 from homed.backups import keyring
 from homed.backups.archive import age
+from homed.backups.operations import Running
 from homed.backups.ports import Hook, Mode
-from homed.backups.records import State, Type
+from homed.backups.records import OperationKind, State, Type
 from homed.backups.worker.messages import Unlock
 from homed.config.backups import BackupRepository
 from homed.config.backups import Backups as Config
@@ -464,3 +465,16 @@ async def test_another_board_finds_the_snapshots_in_the_repository(tmp_path: Pat
         assert operation.failure is None
         assert (data / "file").read_text() == "precious"
         assert set(other.services.stored) == {"web"}
+
+
+async def test_a_backup_waits_for_the_reading_of_the_repository_that_homed_has_begun_by_itself(tmp_path: Path) -> None:
+    async with BackupBoard(tmp_path) as board:
+        read = asyncio.Event()
+
+        async def reading(running: Running) -> Mapping[str, object]:
+            await read.wait()
+            return {}
+
+        await board.backups.operations.begin(OperationKind.RECEIVE, "repository", reading)
+        asyncio.get_running_loop().call_later(0.2, read.set)
+        assert (await board.create()).state is State.SUCCEEDED
