@@ -74,6 +74,7 @@ class Backups:
         return self.catalog.path(backup)
 
     async def create(self, wish: Wish) -> Operation:
+        await self._wait_for_repository()
         self._check_whole()
         name = self._creating.name(wish)
         return await self._begin(
@@ -82,6 +83,7 @@ class Backups:
 
     async def restore(self, name: str, wish: RestoreWish) -> Operation:
         backup = self.get(name)
+        await self._wait_for_repository()
         self._check_whole()
         return await self._begin(
             OperationKind.RESTORE, name, lambda running: self._restoring.run(running, backup, wish)
@@ -136,6 +138,7 @@ class Backups:
         A sealed one that nothing was given for is taken as it is: nothing is known of it until it is verified.
         """
         self._receiving.check(name)
+        await self._wait_for_repository()
         self.operations.check()
         partial = await self._receiving.take(name, chunks)
         try:
@@ -207,13 +210,16 @@ class Backups:
         return await self.operations.cancel(id)
 
     async def _begin(self, kind: OperationKind, name: str, work: Work, schedule: str | None = None) -> Operation:
-        """Begin an operation; wait for a reading of the repository, which homed begins by itself when it starts."""
+        await self._wait_for_repository()
+        return await self.operations.begin(kind, name, work, schedule=schedule)
+
+    async def _wait_for_repository(self) -> None:
+        """Wait until the repository was read, which homed begins by itself when it starts: nobody asked for that."""
         running = self.operations.running
         if running is not None and (running.kind, running.backup) == (OperationKind.RECEIVE, _REPOSITORY):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REPOSITORY_WAIT):
                     await self.operations.wait(running.id)
-        return await self.operations.begin(kind, name, work, schedule=schedule)
 
     async def _verify_oldest(self, schedule: BackupSchedule) -> Operation | None:
         """What was not verified for longest, and what never was before all."""
