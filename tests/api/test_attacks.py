@@ -64,8 +64,11 @@ async def test_a_restart_that_goes_on_is_not_said_to_be_done() -> None:
     async def settle(name: str, revision: int, timeout: float) -> Report:
         return going_on
 
-    services = SimpleNamespace(change=change)
-    reconciler = SimpleNamespace(settle=settle, retry=lambda name: None)
+    async def check_restart(service: object) -> None:
+        pass
+
+    services = SimpleNamespace(change=change, get=lambda name: SimpleNamespace(service=None))
+    reconciler = SimpleNamespace(settle=settle, retry=lambda name: None, check_restart=check_restart)
     resource = _Resource(cast(Any, services), cast(Any, reconciler))
     call = Call(cast(Any, None), Principal("local", Scope.ADMIN), "r1", {"service_name": "web"})
     answer = await resource.restart(call)
