@@ -7,6 +7,7 @@ lost. Everything here blocks.
 import logging
 import os
 import sqlite3
+import stat
 import time
 from pathlib import Path
 from typing import Final
@@ -78,7 +79,9 @@ def is_missing(path: Path) -> bool:
     if not marker(path).exists():
         return False
     try:
-        return path.stat().st_size < _MIN_BYTES
+        there = path.stat()
+        # A directory in its place is something else, however small.
+        return stat.S_ISREG(there.st_mode) and there.st_size < _MIN_BYTES
     except FileNotFoundError:
         return True
     except OSError:

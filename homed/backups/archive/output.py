@@ -49,7 +49,7 @@ class Output:
 
     def _open(self, raw: BinaryIO, level: int) -> None:
         threads = max(1, min(_THREADS, os.cpu_count() or 1))
-        self._out = _igzip.open(raw, "wb", compresslevel=level, threads=threads)
+        self._out = _igzip.open(_AfterHeader(raw), "wb", compresslevel=level, threads=threads)
 
     def write(self, part: bytes | memoryview) -> None:
         self._out.write(part)
@@ -89,6 +89,30 @@ class Output:
             with contextlib.suppress(Exception):
                 self._out.close()
         self.spool.close()
+
+
+class _AfterHeader:
+    """A file that writes the gzip header with the data behind it.
+
+    ISA-L's writer writes the header while it is constructed. If that fails, as on a full disk, what is left of it fails
+    again when it is collected, where nobody can catch it.
+    """
+
+    def __init__(self, raw: BinaryIO):
+        self._raw = raw
+        self._header: bytes | None = None
+
+    def write(self, data: bytes) -> int:
+        if self._header is None:
+            self._header = bytes(data)
+            return len(data)
+        if self._header:
+            self._raw.write(self._header)
+            self._header = b""
+        return self._raw.write(data)
+
+    def flush(self) -> None:
+        self._raw.flush()
 
 
 def _create(path: Path) -> BinaryIO:

@@ -64,7 +64,8 @@ def shells(home: Path) -> Iterator[Sshd]:
                 shell = "/bin/true"
             case _:
                 found = shutil.which(name)
-                assert found is not None, f"{name} is not installed"
+                if found is None:
+                    pytest.skip(f"{name} is not installed")
                 shell = found
         os.chown(own, 64200 + number, 65534)
         accounts.append(Account(f"homed-{name}", 64200 + number, shell, str(own)))
