@@ -27,6 +27,9 @@ _KEPT_HEAD_BYTES = 1024
 # Longer than the deadlines of homed.api.connections, which distinguish a slow head from an idle connection.
 _KEEPALIVE_SECONDS = 90
 # How long the rest of a body is read and discarded, so that its sender receives the response.
+# After a head was refused: so much of what the client still sends is discarded, for so long.
+_MAX_DISCARDED_BYTES = 64 << 10
+_DISCARD_SECONDS = 1.0
 _LINGERING_SECONDS = 1
 
 # Render an error before routing: from the path (as far as it is known) to a response in its family's format.
@@ -58,7 +61,9 @@ def path_of(head: bytes) -> str:
 class Protocol(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_barren", "_body", "_body_bytes", "_head", "_head_bytes", "_refusal", "_seen", "_unreadable")
+    __slots__ = (
+        "_barren", "_body", "_body_bytes", "_discarded", "_head", "_head_bytes", "_refusal", "_seen", "_unreadable",
+    )  # fmt: skip
 
     def __init__(self, manager: web.Server, refusal: Refusal | None, **more: Any):
         super().__init__(manager, **more)
@@ -69,6 +74,7 @@ class Protocol(web.RequestHandler):
         self._seen = 0
         self._body_bytes = 0
         self._barren = 0
+        self._discarded: int | None = None  # bytes that came after a head was refused; None before
         self._unreadable = False  # the parser gave up: what still comes belongs to the head that it could not read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,6 +83,11 @@ class Protocol(web.RequestHandler):
             transport.max_size = _RECEIVE_BYTES
 
     def data_received(self, data: bytes) -> None:
+        if self._discarded is not None:
+            self._discarded += len(data)
+            if self._discarded > _MAX_DISCARDED_BYTES:
+                self.force_close()
+            return
         if self._upgraded or self._payload_parser is not None:
             super().data_received(data)
             return
@@ -109,11 +120,23 @@ class Protocol(web.RequestHandler):
         return self._barren > _MAX_HEAD_BYTES + _RECEIVE_BYTES
 
     def refuse_head(self, error: HomedError) -> None:
-        """Send an error and close the connection without waiting for the rest of the head."""
+        """Send an error and close the connection; what is still sent of the head is read for a moment and discarded.
+
+        Closed with bytes unread, the kernel resets the connection, and the client loses the response.
+        """
         transport, waits = self.transport, self._waiter is not None
-        if transport is not None and waits and self._refusal is not None:
-            transport.write(_bytes_of(self._refusal(path_of(self._head), error)))
-        self.force_close()
+        if self._discarded is not None:
+            return
+        if transport is None or not waits or self._refusal is None:
+            self.force_close()
+            return
+        transport.write(_bytes_of(self._refusal(path_of(self._head), error)))
+        if not transport.can_write_eof():  # TLS
+            self.force_close()
+            return
+        transport.write_eof()
+        self._discarded = 0
+        self._loop.call_later(_DISCARD_SECONDS, self.force_close)
 
     def handle_error(
         self,
