@@ -30,6 +30,7 @@ _KEEPALIVE_SECONDS = 90
 # After a head was refused: so much of what the client still sends is discarded, for so long.
 _MAX_DISCARDED_BYTES = 64 << 10
 _DISCARD_SECONDS = 1.0
+_DISCARD_POLL_INTERVAL = 0.02
 _LINGERING_SECONDS = 1
 
 # Render an error before routing: from the path (as far as it is known) to a response in its family's format.
@@ -152,11 +153,37 @@ class Protocol(web.RequestHandler):
         if self._refusal is None:
             return response
         if isinstance(exc, HttpProcessingError):
-            answer = self._refusal(path_of(self._head), error_of(exc, self._head))
+            refused = self._refusal(path_of(self._head), error_of(exc, self._head))
+            answer: web.Response = _LastResponse(
+                self, body=refused.body, status=refused.status, headers=refused.headers
+            )
         else:
             answer = self._refusal(request.path, HomedError("an internal error: see the log"))
         answer.force_close()
         return answer
+
+    async def discard_rest(self) -> None:
+        """End the sending side, and discard for a moment what the client still sends."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or not transport.can_write_eof():
+            return
+        transport.write_eof()
+        self._discarded = 0
+        end = self._loop.time() + _DISCARD_SECONDS
+        while self.transport is not None and not self.transport.is_closing() and self._loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(_DISCARD_POLL_INTERVAL)
+
+
+class _LastResponse(web.Response):
+    """The response to a head that cannot be read, after which the connection is closed."""
+
+    def __init__(self, protocol: Protocol, **more: Any):
+        super().__init__(**more)
+        self._protocol_to_end = protocol
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        await self._protocol_to_end.discard_rest()
 
 
 P = TypeVar("P", bound=Protocol)
