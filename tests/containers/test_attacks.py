@@ -226,7 +226,7 @@ async def test_a_folder_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: 
     await store.open()
     kept = Services(store, look, Sealing(Vault(bytes(32))))
     try:
-        with pytest.raises(ValidationError, match="could not be looked at"):
+        with pytest.raises(ValidationError, match="could not be checked"):
             await kept.create("web", ServiceSpec(image="app:1", volumes=("/mnt/nfs:/x",)), enabled=True)
         await kept.create("other", ServiceSpec(image="app:1"), enabled=True)
     finally:
